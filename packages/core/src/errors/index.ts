@@ -1,0 +1,13 @@
+export { QSpecError, type QSpecErrorCode } from './qspec-error.js';
+export { ConfigError } from './config-error.js';
+export { CheckpointError } from './checkpoint-error.js';
+export { UnsupportedFormatError } from './unsupported-format-error.js';
+export { ShapeMismatchError } from './shape-mismatch-error.js';
+export { KernelLoadError } from './kernel-load-error.js';
+export { DeviceError } from './device-error.js';
+export { OutOfMemoryError } from './out-of-memory-error.js';
+export { KvCacheExhaustedError } from './kv-cache-exhausted-error.js';
+export { ContextLengthError } from './context-length-error.js';
+export { RequestAbortedError } from './request-aborted-error.js';
+export { DisposedError } from './disposed-error.js';
+export { InvariantError } from './invariant-error.js';
