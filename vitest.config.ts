@@ -6,7 +6,12 @@ export default defineConfig({
   resolve: { conditions: ['@qspec/source', 'node', 'import', 'default'] },
   ssr: { resolve: { conditions: ['@qspec/source', 'node', 'import', 'default'] } },
   test: {
-    include: ['packages/*/{src,testing}/**/*.{test,prop.test}.ts', 'apps/*/{src,testing}/**/*.{test,prop.test}.ts', 'examples/**/*.test.ts', 'scripts/**/*.test.ts'],
+    include: [
+      'packages/*/{src,testing}/**/*.{test,prop.test}.ts',
+      'apps/*/{src,testing}/**/*.{test,prop.test}.ts',
+      'examples/**/*.test.ts',
+      'scripts/**/*.test.ts',
+    ],
     testTimeout: 60_000,
     hookTimeout: 120_000,
     pool: 'forks',

@@ -1,11 +1,10 @@
 import { defineConfig } from 'tsup';
 
 export default defineConfig({
-  entry: ['src/index.ts'],
-  format: ['esm', 'cjs'],
-  dts: true,
+  entry: ['src/main.ts'],
+  format: ['esm'],
   clean: true,
   sourcemap: true,
   target: 'node20',
-  shims: true,
+  banner: { js: '#!/usr/bin/env node' },
 });

@@ -18,6 +18,7 @@ export interface KvCacheShape {
 
 /** Bytes that one token occupies over all layers, K and V together. */
 export function kvBytesPerToken(shape: Omit<KvCacheShape, 'numPages' | 'pageSize'>): number {
-  const perHead = shape.format === 'f32' ? shape.headDim * 4 : shape.format === 'bf16' ? shape.headDim * 2 : shape.headDim + 4;
+  const perHead =
+    shape.format === 'f32' ? shape.headDim * 4 : shape.format === 'bf16' ? shape.headDim * 2 : shape.headDim + 4;
   return 2 * shape.numLayers * shape.numKvHeads * perHead;
 }

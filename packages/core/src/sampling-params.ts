@@ -24,7 +24,9 @@ export interface SamplingParams {
   logprobs?: number;
 }
 
-export type ResolvedSamplingParams = Required<Omit<SamplingParams, 'logprobs'>> & { readonly logprobs: number | undefined };
+export type ResolvedSamplingParams = Required<Omit<SamplingParams, 'logprobs'>> & {
+  readonly logprobs: number | undefined;
+};
 
 export const MAX_LOGPROBS = 20;
 
@@ -54,7 +56,10 @@ export function resolveSamplingParams(params: SamplingParams = {}): ResolvedSamp
   for (const [id, bias] of Object.entries(resolved.logitBias)) {
     expectInteger('logitBias key', Number(id), 0, 2 ** 31 - 1);
     if (typeof bias !== 'number' || Number.isNaN(bias)) {
-      throw new ConfigError(`Expected \`logitBias[${id}]\` to be a number but received ${bias}.`, { option: 'logitBias', received: bias });
+      throw new ConfigError(`Expected \`logitBias[${id}]\` to be a number but received ${bias}.`, {
+        option: 'logitBias',
+        received: bias,
+      });
     }
   }
   return resolved;
@@ -68,19 +73,25 @@ export function needsTokenHistory(params: ResolvedSamplingParams): boolean {
 /** @throws ConfigError unless `value` is a finite number in [min, max]. */
 export function expectRange(option: string, value: unknown, min: number, max: number, words?: string): void {
   if (typeof value !== 'number' || !(value >= min && value <= max)) {
-    throw new ConfigError(`Expected \`${option}\` to be ${words ?? `a number from ${min} to ${max}`} but received ${String(value)}.`, {
-      option,
-      received: value,
-    });
+    throw new ConfigError(
+      `Expected \`${option}\` to be ${words ?? `a number from ${min} to ${max}`} but received ${String(value)}.`,
+      {
+        option,
+        received: value,
+      },
+    );
   }
 }
 
 /** @throws ConfigError unless `value` is an integer in [min, max]. */
 export function expectInteger(option: string, value: unknown, min: number, max: number): void {
   if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) {
-    throw new ConfigError(`Expected \`${option}\` to be an integer from ${min} to ${max} but received ${String(value)}.`, {
-      option,
-      received: value,
-    });
+    throw new ConfigError(
+      `Expected \`${option}\` to be an integer from ${min} to ${max} but received ${String(value)}.`,
+      {
+        option,
+        received: value,
+      },
+    );
   }
 }

@@ -55,7 +55,8 @@ export function weightBytes(format: WeightFormat, numRows: number, numColumns: n
 }
 
 export function sameFormat(a: WeightFormat, b: WeightFormat): boolean {
-  if (a.kind === 'dense' || b.kind === 'dense') return a.kind === b.kind && 'dtype' in a && 'dtype' in b && a.dtype === b.dtype;
+  if (a.kind === 'dense' || b.kind === 'dense')
+    return a.kind === b.kind && 'dtype' in a && 'dtype' in b && a.dtype === b.dtype;
   return (
     a.kind === b.kind &&
     a.groupSize === b.groupSize &&
