@@ -2,6 +2,7 @@
 // Each returns ok, or a Status whose message is "Expected `x` to … but received …" with the remedy.
 // They look at pointers, sizes and index ranges (cost: O(rows)), never at values.
 #pragma once
+#include "qspec/checks_linear.h"
 #include "qspec/params.h"
 #include "qspec/status.h"
 
@@ -19,7 +20,7 @@ Status check_embedding(const EmbeddingParams& params);
 Status check_gather_rows(const GatherRowsParams& params, int64_t num_input_rows);
 Status check_rms_norm(const RmsNormParams& params);
 Status check_transform(const TransformParams& params);
-Status check_linear(const LinearParams& params);
+// check_linear: checks_linear.h
 Status check_rope_kv_write(const RopeKvWriteParams& params);
 Status check_attention(const AttentionParams& params);
 Status check_silu_mul(const SiluMulParams& params);
