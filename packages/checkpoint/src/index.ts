@@ -1,1 +1,2 @@
-export {};
+export type * from './artifact-writer.js';
+export type * from './checkpoint.js';
