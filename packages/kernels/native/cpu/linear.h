@@ -1,4 +1,4 @@
-// Linear ops of each instruction set. linear_* files define them, dispatch.cpp puts them into the op tables.
+// Every matrix product of the CPU backend, one entry an instruction set. Formats: see gemm_driver.h.
 #pragma once
 #include "qspec/params.h"
 
