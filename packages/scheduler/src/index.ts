@@ -1,1 +1,6 @@
-export {};
+export type { EntryResult, FailedRequest, FinishedRequest, ScheduledBatch, ScheduledEntry } from './scheduled-batch.js';
+export { Scheduler, type SchedulerStats } from './scheduler.js';
+export type { NewRequest, SchedulerOptions } from './scheduler-options.js';
+export { AcceptanceStats, type AcceptanceSummary, type PositionAcceptance } from './speculation/acceptance.js';
+export type { DraftContext, Drafter } from './speculation/drafter.js';
+export { FixedGamma, MAX_GAMMA } from './speculation/fixed-gamma.js';
