@@ -1,0 +1,40 @@
+import { type CutFinder, leftContext, startsWith } from './cut-finder.js';
+
+/** Characters encoded between two looks at the event loop: 5-20 ms in plain JavaScript. */
+export const WINDOW = 3072;
+
+/** The longest stretch without a safe cut that is still encoded on the calling thread. */
+export const MAX_UNCUT = 4 * WINDOW;
+
+/** Part of a text between two safe cuts, to be encoded with `context` before it, whose ids are then dropped. */
+export interface TextWindow {
+  readonly context: string;
+  readonly text: string;
+}
+
+/** Cuts `text` into windows of about {@link WINDOW} characters; longer where no safe cut is near. */
+export function* windowsOf(text: string, cuts: CutFinder): Generator<TextWindow> {
+  let start = 0;
+  while (start < text.length) {
+    let end = text.length;
+    if (cuts.canCut) {
+      for (let from = start; from + WINDOW < text.length; from += WINDOW) {
+        const cut = cuts.findBackwards(text, from, from + WINDOW);
+        if (cut === undefined) continue;
+        end = cut;
+        break;
+      }
+    }
+    yield { context: leftContext(text, start), text: text.slice(start, end) };
+    start = end;
+  }
+}
+
+/**
+ * Ids of a window out of the ids of context and window together; undefined when the context did not keep to itself,
+ * which no checked cut should allow.
+ */
+export function windowIds(joined: ArrayLike<number>, contextIds: readonly number[]): ArrayLike<number> | undefined {
+  const ids = Array.from(joined);
+  return startsWith(ids, contextIds) ? ids.slice(contextIds.length) : undefined;
+}
