@@ -65,6 +65,7 @@ QSPEC_INLINE void run_rows(const LinearParams& p, const Gemm& gemm, int rows, in
 // Strips outside, row blocks inside: the second row block finds the weights of a few tiles in the cache.
 template <class L, class Gemm>
 void run_gemm(const LinearParams& p, Part part, const Gemm& gemm) {
+  if (p.rows <= 0) return;
   constexpr int64_t kPerTile = kTileRows / L::kWidth, kBlock = L::strips(1) > kPerTile ? L::strips(1) : kPerTile;
   const Cut cut = cut_work(p.weight->num_tiles(), p.rows, part);
   const int64_t fit = kPanelBytes / (p.weight->k * 4) / kRowUnit * kRowUnit, panel = fit > kRowUnit ? fit : kRowUnit;
@@ -82,20 +83,29 @@ void run_gemm(const LinearParams& p, Part part, const Gemm& gemm) {
   }
 }
 
+inline bool reads_both_planes(const LinearParams& p) { return p.weight->kind == WeightKind::kNested8 && p.plane == Plane::kFull; }
+
 template <class L>
-void run_linear(const LinearParams& p, Part part) {
-  if (p.rows <= 0) return;
+void run_float_linear(const LinearParams& p, Part part) {
   const PackedWeight& w = *p.weight;
-  const bool nested = w.kind == WeightKind::kNested8 && p.plane == Plane::kFull;
-  if (p.quantized_input != nullptr) {
-    const QuantizedRows& x = *p.quantized_input;
-    return nested ? run_gemm<L>(p, part, IntGemm<L, NestedCodes<L>>{NestedCodes<L>(w), x}) : run_gemm<L>(p, part, IntGemm<L, HiCodes<L>>{HiCodes<L>(w), x});
-  }
-  if (w.kind == WeightKind::kDenseF32) return run_gemm<L>(p, part, FloatGemm<L, F32Source<L>>{F32Source<L>(w), p.input, w.k});
-  if (w.kind == WeightKind::kDenseBf16) return run_gemm<L>(p, part, FloatGemm<L, Bf16Source<L>>{Bf16Source<L>(w), p.input, w.k});
   using Int4 = CodeSource<L, typename L::Int4Decoder>;
   using Nested = CodeSource<L, typename L::NestedDecoder>;
-  nested ? run_gemm<L>(p, part, FloatGemm<L, Nested>{Nested(w, w.radix), p.input, w.k}) : run_gemm<L>(p, part, FloatGemm<L, Int4>{Int4(w, 1), p.input, w.k});
+  if (w.kind == WeightKind::kDenseF32) return run_gemm<L>(p, part, FloatGemm<L, F32Source<L>>{F32Source<L>(w), p.input, w.k});
+  if (w.kind == WeightKind::kDenseBf16) return run_gemm<L>(p, part, FloatGemm<L, Bf16Source<L>>{Bf16Source<L>(w), p.input, w.k});
+  if (reads_both_planes(p)) return run_gemm<L>(p, part, FloatGemm<L, Nested>{Nested(w, w.radix), p.input, w.k});
+  run_gemm<L>(p, part, FloatGemm<L, Int4>{Int4(w, 1), p.input, w.k});
+}
+
+template <class L>
+void run_int_linear(const LinearParams& p, Part part) {
+  const PackedWeight& w = *p.weight;
+  if (reads_both_planes(p)) return run_gemm<L>(p, part, IntGemm<L, NestedCodes<L>>{NestedCodes<L>(w), *p.quantized_input});
+  run_gemm<L>(p, part, IntGemm<L, HiCodes<L>>{HiCodes<L>(w), *p.quantized_input});
+}
+
+template <class L>
+void run_linear(const LinearParams& p, Part part) {
+  p.quantized_input == nullptr ? run_float_linear<L>(p, part) : run_int_linear<L>(p, part);
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ QSPEC_INLINE int32_t load_four(const int8_t* codes) {
   return four;
 }
 
-constexpr int kChunk = 32;  // elements of K that a 16-bit partial sum survives: 8 products pairs of at most 15 · 127 · 2 < 2^15
+constexpr int kChunk = 32;  // elements of K that a 16-bit partial sum survives; divides every group size
 
 template <class L, class S, int R, int T>
 QSPEC_INLINE void int_chunk(const S& source, const int64_t (&offsets)[T], int64_t step, int plane, const int8_t* codes, int64_t ldx, typename L::I (&sums)[T][R]) {
