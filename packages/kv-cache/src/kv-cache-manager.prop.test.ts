@@ -22,7 +22,13 @@ class Model {
   readonly sequences = new Map<number, ModelSequence>();
   readonly device = new Map<number, string>();
 
-  write(manager: KvCacheManager, sequenceId: number, position: number, tokens: readonly number[], namespace: string): void {
+  write(
+    manager: KvCacheManager,
+    sequenceId: number,
+    position: number,
+    tokens: readonly number[],
+    namespace: string,
+  ): void {
     const table = manager.pageTable(sequenceId);
     const slot = table[Math.floor(position / manager.pageSize)]! * manager.pageSize + (position % manager.pageSize);
     this.device.set(slot, contents(namespace, tokens, position));
@@ -30,7 +36,9 @@ class Model {
 
   read(manager: KvCacheManager, sequenceId: number, position: number): string | undefined {
     const table = manager.pageTable(sequenceId);
-    return this.device.get(table[Math.floor(position / manager.pageSize)]! * manager.pageSize + (position % manager.pageSize));
+    return this.device.get(
+      table[Math.floor(position / manager.pageSize)]! * manager.pageSize + (position % manager.pageSize),
+    );
   }
 }
 
@@ -44,66 +52,63 @@ const token = fc.integer({ min: 0, max: 1 });
 const id = fc.integer({ min: 0, max: 4 });
 const namespace = fc.constantFrom('', 'adapter');
 
-const begin: fc.Arbitrary<Run> = fc.tuple(id, fc.array(token, { minLength: 1, maxLength: 20 }), namespace).map(
-  ([sequenceId, tokens, space]) =>
-    (model, manager) => {
-      if (model.sequences.has(sequenceId)) {
-        expect(() => manager.begin(sequenceId, tokens)).toThrow(/to be new/);
-        return;
-      }
-      const availableBefore = manager.numAvailablePages;
-      const cachedLen = manager.begin(sequenceId, tokens, { namespace: space });
-      expect(cachedLen % manager.pageSize).toBe(0);
-      expect(cachedLen).toBeLessThan(tokens.length);
-      expect(manager.numAvailablePages).toBeLessThanOrEqual(availableBefore);
-      model.sequences.set(sequenceId, {
-        namespace: space,
-        tokens: tokens.slice(0, cachedLen),
-        cachedLen,
-        reserved: cachedLen,
-      });
-    },
-);
+const begin: fc.Arbitrary<Run> = fc
+  .tuple(id, fc.array(token, { minLength: 1, maxLength: 20 }), namespace)
+  .map(([sequenceId, tokens, space]) => (model, manager) => {
+    if (model.sequences.has(sequenceId)) {
+      expect(() => manager.begin(sequenceId, tokens)).toThrow(/to be new/);
+      return;
+    }
+    const availableBefore = manager.numAvailablePages;
+    const cachedLen = manager.begin(sequenceId, tokens, { namespace: space });
+    expect(cachedLen % manager.pageSize).toBe(0);
+    expect(cachedLen).toBeLessThan(tokens.length);
+    expect(manager.numAvailablePages).toBeLessThanOrEqual(availableBefore);
+    model.sequences.set(sequenceId, {
+      namespace: space,
+      tokens: tokens.slice(0, cachedLen),
+      cachedLen,
+      reserved: cachedLen,
+    });
+  });
 
-const reserve: fc.Arbitrary<Run> = fc.tuple(id, fc.integer({ min: 0, max: 14 })).map(
-  ([sequenceId, extra]) =>
-    (model, manager) => {
-      const sequence = model.sequences.get(sequenceId);
-      if (!sequence) {
-        expect(() => manager.tryReserve(sequenceId, extra)).toThrow(/to have begun/);
-        return;
-      }
-      const length = sequence.tokens.length + extra;
-      const before = { capacity: manager.capacityLen(sequenceId), available: manager.numAvailablePages };
-      const isPossible = length <= before.capacity + before.available * manager.pageSize;
-      expect(manager.tryReserve(sequenceId, length)).toBe(isPossible);
-      if (!isPossible) {
-        expect(manager.capacityLen(sequenceId)).toBe(before.capacity);
-        expect(manager.numAvailablePages).toBe(before.available);
-        return;
-      }
-      expect(manager.capacityLen(sequenceId)).toBeGreaterThanOrEqual(length);
-      sequence.reserved = Math.max(sequence.reserved, length);
-      // The drafts scribble over everything reserved; commit writes what stays.
-      for (let position = sequence.tokens.length; position < length; position++) {
-        model.write(manager, sequenceId, position, [-1 - sequenceId], `draft of ${sequenceId}`);
-      }
-    },
-);
+const reserve: fc.Arbitrary<Run> = fc
+  .tuple(id, fc.integer({ min: 0, max: 14 }))
+  .map(([sequenceId, extra]) => (model, manager) => {
+    const sequence = model.sequences.get(sequenceId);
+    if (!sequence) {
+      expect(() => manager.tryReserve(sequenceId, extra)).toThrow(/to have begun/);
+      return;
+    }
+    const length = sequence.tokens.length + extra;
+    const before = { capacity: manager.capacityLen(sequenceId), available: manager.numAvailablePages };
+    const isPossible = length <= before.capacity + before.available * manager.pageSize;
+    expect(manager.tryReserve(sequenceId, length)).toBe(isPossible);
+    if (!isPossible) {
+      expect(manager.capacityLen(sequenceId)).toBe(before.capacity);
+      expect(manager.numAvailablePages).toBe(before.available);
+      return;
+    }
+    expect(manager.capacityLen(sequenceId)).toBeGreaterThanOrEqual(length);
+    sequence.reserved = Math.max(sequence.reserved, length);
+    // The drafts scribble over everything reserved; commit writes what stays.
+    for (let position = sequence.tokens.length; position < length; position++) {
+      model.write(manager, sequenceId, position, [-1 - sequenceId], `draft of ${sequenceId}`);
+    }
+  });
 
-const commit: fc.Arbitrary<Run> = fc.tuple(id, fc.array(token, { maxLength: 10 })).map(
-  ([sequenceId, tokens]) =>
-    (model, manager) => {
-      const sequence = model.sequences.get(sequenceId);
-      if (!sequence) return;
-      if (sequence.tokens.length + tokens.length > sequence.reserved) return;
-      for (const next of tokens) {
-        sequence.tokens.push(next);
-        model.write(manager, sequenceId, sequence.tokens.length - 1, sequence.tokens, sequence.namespace);
-      }
-      manager.commit(sequenceId, tokens);
-    },
-);
+const commit: fc.Arbitrary<Run> = fc
+  .tuple(id, fc.array(token, { maxLength: 10 }))
+  .map(([sequenceId, tokens]) => (model, manager) => {
+    const sequence = model.sequences.get(sequenceId);
+    if (!sequence) return;
+    if (sequence.tokens.length + tokens.length > sequence.reserved) return;
+    for (const next of tokens) {
+      sequence.tokens.push(next);
+      model.write(manager, sequenceId, sequence.tokens.length - 1, sequence.tokens, sequence.namespace);
+    }
+    manager.commit(sequenceId, tokens);
+  });
 
 const rollback: fc.Arbitrary<Run> = id.map((sequenceId) => (model, manager) => {
   const sequence = model.sequences.get(sequenceId);
@@ -151,7 +156,8 @@ function check(model: Model, manager: KvCacheManager): void {
 describe('KvCacheManager against a model', () => {
   const variants = {
     'with the built-in hash': () => true as const,
-    'with a hash where everything collides': (pageSize: number) => new ChainedHashPrefixCache(NUM_PAGES, pageSize, () => 0),
+    'with a hash where everything collides': (pageSize: number) =>
+      new ChainedHashPrefixCache(NUM_PAGES, pageSize, () => 0),
     'without prefix cache': () => false as const,
   };
   for (const [name, makeCache] of Object.entries(variants)) {

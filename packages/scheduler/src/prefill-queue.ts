@@ -13,6 +13,14 @@ export class PrefillQueue {
     return this.#requests[0];
   }
 
+  /** Tokens that wait, counted up to `limit`. */
+  numPending(limit: number): number {
+    let total = 0;
+    for (let index = 0; index < this.#requests.length && total < limit; index++)
+      total += this.#requests[index]!.numPending;
+    return Math.min(total, limit);
+  }
+
   /** Arrivals go to the end, preempted requests to where their arrival puts them. */
   insert(request: RequestState): void {
     let index = this.#requests.length;

@@ -1,9 +1,9 @@
 import { ConfigError, InvariantError } from '@qspec/core';
 import { Admission } from './admission.js';
 import { DecodeSet } from './decode-set.js';
-import { type PreemptionActions, reserveDrafts, reserveOrPreempt } from './preemption.js';
 import { PrefillQueue } from './prefill-queue.js';
 import { RequestState } from './request-state.js';
+import { RoundPlanner } from './round-planner.js';
 import type { EntryResult, FailedRequest, FinishedRequest, ScheduledBatch, ScheduledEntry } from './scheduled-batch.js';
 import {
   checkRequest,
@@ -15,7 +15,6 @@ import {
 } from './scheduler-options.js';
 import { AcceptanceStats, type AcceptanceSummary } from './speculation/acceptance.js';
 import { MAX_GAMMA } from './speculation/fixed-gamma.js';
-import { gammaWithin, TokenBudget } from './token-budget.js';
 
 /** Queue lengths now, counters since construction. */
 export interface SchedulerStats {
@@ -28,13 +27,6 @@ export interface SchedulerStats {
   readonly numFailed: number;
   /** Over all requests. */
   readonly acceptance: AcceptanceSummary;
-}
-
-/** A request's place in the coming round. */
-interface Plan {
-  readonly request: RequestState;
-  numInputs: number;
-  gamma: number;
 }
 
 /**
@@ -51,7 +43,7 @@ export class Scheduler {
   readonly #running = new DecodeSet();
   readonly #admission: Admission;
   readonly #acceptance = new AcceptanceStats();
-  readonly #actions: PreemptionActions;
+  readonly #planner: RoundPlanner;
   #inFlight: ScheduledBatch | undefined;
   readonly #abortedInFlight = new Set<number>();
   #failures: FailedRequest[] = [];
@@ -62,7 +54,11 @@ export class Scheduler {
   constructor(options: SchedulerOptions) {
     this.#options = resolveSchedulerOptions(options);
     this.#admission = new Admission(this.#options.allocator);
-    this.#actions = { preempt: (request) => this.#preempt(request), fail: (request) => this.#fail(request) };
+    this.#planner = new RoundPlanner(
+      this.#options,
+      { waiting: this.#waiting, running: this.#running, admission: this.#admission },
+      { preempt: (request) => this.#preempt(request), fail: (request) => this.#fail(request) },
+    );
   }
 
   /** Queues a request. @throws ConfigError, ContextLengthError, KvCacheExhaustedError (the prompt alone exceeds the pool); then nothing is queued. */
@@ -98,17 +94,8 @@ export class Scheduler {
   schedule(): ScheduledBatch | undefined {
     if (this.#inFlight)
       throw new InvariantError('Expected the batch in flight to be completed before the next `schedule()`.');
-    const budget = new TokenBudget(this.#options.maxBatchedTokens);
-    const plans = this.#planRunning(budget);
-    const numPreemptions = this.#counts.preemptions;
-    for (const plan of plans) this.#reserveInputs(plan);
-    const kept = plans.filter((plan) => plan.numInputs > 0 && this.#running.has(plan.request));
-    for (const plan of kept)
-      plan.gamma = reserveDrafts(this.#options.allocator, plan.request, plan.numInputs, plan.gamma);
-    if (this.#counts.preemptions === numPreemptions || this.#running.size === 0) this.#admit(budget, kept);
-    if (kept.length === 0) return undefined;
-    const decodeFirst = [...kept.filter((plan) => !isPrefill(plan)), ...kept.filter(isPrefill)];
-    const entries = decodeFirst.map(toEntry);
+    const entries = this.#planner.plan();
+    if (entries.length === 0) return undefined;
     const numRows = entries.reduce((total, entry) => total + entry.numInputs + entry.gamma, 0);
     this.#inFlight = { entries, numRows };
     return this.#inFlight;
@@ -186,65 +173,6 @@ export class Scheduler {
     };
   }
 
-  /** In order of arrival, the rows that each running request would like; within the budget. */
-  #planRunning(budget: TokenBudget): Plan[] {
-    const decoding = this.#running.decoding;
-    const maxGamma = gammaWithin(budget.max, decoding.length, this.#numPendingPrefill(budget.max));
-    const gammas = new Map(decoding.map((request) => [request, this.#gammaFor(request, decoding.length, maxGamma)]));
-    for (const gamma of gammas.values()) budget.take(1 + gamma);
-    return [...this.#running].map((request) => {
-      const gamma = gammas.get(request);
-      if (gamma !== undefined) return { request, numInputs: 1, gamma };
-      const numInputs = Math.min(request.numPending, budget.left);
-      budget.take(numInputs);
-      return { request, numInputs, gamma: 0 };
-    });
-  }
-
-  #gammaFor(request: RequestState, numDecoding: number, maxGamma: number): number {
-    const { requestId, numTokens: contextLen, acceptance } = request;
-    const wanted = this.#options.drafter.gammaFor({ requestId, contextLen, numDecoding, acceptance });
-    return Math.max(0, Math.min(wanted, maxGamma, request.maxGamma, request.numRemaining - 1));
-  }
-
-  /** Tokens that could be prefilled now, counted up to `limit`. */
-  #numPendingPrefill(limit: number): number {
-    const running = this.#running.prefilling.reduce((total, request) => total + request.numPending, 0);
-    const head = this.#waiting.head;
-    const canAdmit = head && this.#running.size < this.#options.maxRunning && !this.#admission.isBlocked(this.#running);
-    return Math.min(limit, running + (canAdmit ? head.numPending : 0));
-  }
-
-  #reserveInputs(plan: Plan): void {
-    if (plan.numInputs === 0 || !this.#running.has(plan.request)) return;
-    plan.numInputs = reserveOrPreempt(
-      this.#options.allocator,
-      this.#running,
-      plan.request,
-      plan.numInputs,
-      this.#actions,
-    );
-  }
-
-  /** Lets waiting requests in while there are rows, places and pages, strictly by arrival. */
-  #admit(budget: TokenBudget, plans: Plan[]): void {
-    while (budget.left > 0 && this.#running.size < this.#options.maxRunning) {
-      const request = this.#waiting.head;
-      if (!request) return;
-      const cachedLen = this.#admission.tryBegin(request, this.#running);
-      if (cachedLen === undefined) return;
-      this.#waiting.shift();
-      request.startPrefill(cachedLen);
-      this.#running.add(request);
-      const plan = { request, numInputs: Math.min(request.numPending, budget.left), gamma: 0 };
-      this.#reserveInputs(plan);
-      if (plan.numInputs === 0 && this.has(request.requestId)) return;
-      if (plan.numInputs === 0) continue;
-      budget.take(plan.numInputs);
-      plans.push(plan);
-    }
-  }
-
   /** Moves a request's lengths. @returns why it ended, if it did. */
   #advance(entry: ScheduledEntry, result: EntryResult): FinishedRequest['reason'] | undefined {
     const request = this.#get(entry.requestId);
@@ -318,24 +246,6 @@ export class Scheduler {
     if (request) return request;
     throw new InvariantError(`Expected request ${requestId} to be unfinished.`, { requestId });
   }
-}
-
-function isPrefill(plan: Plan): boolean {
-  return plan.request.phase === 'prefill';
-}
-
-function toEntry(plan: Plan): ScheduledEntry {
-  const { request, numInputs, gamma } = plan;
-  const startPosition = request.numComputed;
-  return {
-    requestId: request.requestId,
-    startPosition,
-    numInputs,
-    tokens: request.tokens(startPosition, startPosition + numInputs),
-    emit: numInputs === request.numPending,
-    gamma,
-    isPrefill: isPrefill(plan),
-  };
 }
 
 function checkResult(entry: ScheduledEntry, result: EntryResult): void {
