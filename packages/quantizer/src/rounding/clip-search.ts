@@ -38,15 +38,16 @@ export interface Group {
 /** Fills in `magnitude` and `sumOfSquares`. */
 export function measureGroup(group: Group): void {
   const { values, offset, length } = group;
-  let magnitude = 0;
+  let max = 0;
+  let min = 0;
   let sumOfSquares = 0;
   for (let i = offset; i < offset + length; i++) {
     const w = values[i]!;
-    const absolute = w < 0 ? -w : w;
-    if (absolute > magnitude) magnitude = absolute;
+    if (w > max) max = w;
+    if (w < min) min = w;
     sumOfSquares += w * w;
   }
-  group.magnitude = magnitude;
+  group.magnitude = Math.max(max, -min);
   group.sumOfSquares = sumOfSquares;
 }
 
