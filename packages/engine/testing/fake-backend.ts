@@ -171,7 +171,8 @@ export class FakeSession implements Session {
 
   async forward(batch: ForwardBatch): Promise<ForwardResult> {
     if (this.isBusy) throw new InvariantError('Expected one call at a time.');
-    batch.tokens.forEach((token, r) => this.write(batch, batch.sequences[r]!, batch.positions[r]!, [token]));
+    for (const [r, token] of batch.tokens.entries())
+      this.write(batch, batch.sequences[r]!, batch.positions[r]!, [token]);
     const logprobs = Float64Array.from(batch.labels ?? [], (label, i) => {
       const row = batch.logitRows[i]!;
       return -hash([...this.read(batch, batch.sequences[row]!, batch.positions[row]! + 1), label]) / 2 ** 32;
