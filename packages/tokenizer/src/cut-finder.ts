@@ -29,15 +29,16 @@ const MEMORYLESS = new Set([
  * encoding its surroundings together begins with the ids of the left part alone, which settles pre-tokenisation.
  */
 export class CutFinder {
-  private readonly tokens = new Set<string>();
   private readonly isByteLevel: boolean;
   private readonly checksVocabulary: boolean;
-  private readonly maxTokenLen: number;
+  private index: LongTokens | undefined;
   /** False: this tokenizer's texts are never cut. */
   readonly canCut: boolean;
 
+  /** @param hasToken is this string a token? */
   constructor(
-    definition: TokenizerDefinition,
+    private readonly definition: TokenizerDefinition,
+    private readonly hasToken: (token: string) => boolean,
     private readonly oracle: CutOracle,
   ) {
     const preTokenizers = flattenComponents(definition.pre_tokenizer);
@@ -46,20 +47,15 @@ export class CutFinder {
       !hasOwnSpacing(definition);
     this.isByteLevel = preTokenizers.some(({ type }) => type === 'ByteLevel');
     this.checksVocabulary = definition.model.type !== 'WordPiece';
-    let maxTokenLen = 0;
-    if (this.checksVocabulary && this.canCut) {
-      for (const [, token] of vocabEntries(definition.model)) {
-        this.tokens.add(token);
-        maxTokenLen = Math.max(maxTokenLen, token.length);
-      }
-    }
-    this.maxTokenLen = Math.min(maxTokenLen, CONTEXT);
   }
 
   /** The last safe cut in (from, to], or undefined. Word beginnings are tried first, then every change of character class. */
   findBackwards(text: string, from: number, to: number): number | undefined {
     if (!this.canCut) return undefined;
-    return this.search(text, from, to, isWordStart, 24) ?? this.search(text, from, to, isClassChange, 96);
+    return (
+      this.search(text, from, to, isWordStart, 12) ??
+      this.search(text, from, to, this.checksVocabulary ? isClassChange : isWordEdge, 32)
+    );
   }
 
   private search(text: string, from: number, to: number, isCandidate: Candidate, maxTries: number): number | undefined {
@@ -85,10 +81,13 @@ export class CutFinder {
     const whole = this.mapped(left + right);
     if (!whole.startsWith(before)) return true;
     const border = before.length;
-    for (let start = Math.max(0, border - this.maxTokenLen + 1); start < border; start++) {
-      const end = Math.min(whole.length, start + this.maxTokenLen);
+    this.index ??= indexLongTokens(this.definition);
+    const { heads, maxLen } = this.index;
+    for (let start = Math.max(0, border - maxLen + 1); start < border; start++) {
+      const canBeLong = heads.has(whole.slice(start, start + HEAD_LEN));
+      const end = Math.min(whole.length, start + (canBeLong ? maxLen : HEAD_LEN));
       for (let stop = border + 1; stop <= end; stop++) {
-        if (this.tokens.has(whole.slice(start, stop))) return true;
+        if (this.hasToken(whole.slice(start, stop))) return true;
       }
     }
     return false;
@@ -98,6 +97,24 @@ export class CutFinder {
     const normalized = this.oracle.normalize(text);
     return this.isByteLevel ? toByteLevel(normalized) : normalized.replaceAll(' ', '▁');
   }
+}
+
+/** Tokens longer than this are looked up only where their beginning matches. */
+const HEAD_LEN = 6;
+
+interface LongTokens {
+  readonly heads: ReadonlySet<string>;
+  readonly maxLen: number;
+}
+
+function indexLongTokens({ model }: TokenizerDefinition): LongTokens {
+  const heads = new Set<string>();
+  let maxLen = 1;
+  for (const [, token] of vocabEntries(model)) {
+    if (token.length > HEAD_LEN) heads.add(token.slice(0, HEAD_LEN));
+    maxLen = Math.max(maxLen, token.length);
+  }
+  return { heads, maxLen: Math.min(maxLen, CONTEXT) };
 }
 
 type Candidate = (text: string, cut: number) => boolean;
@@ -139,6 +156,11 @@ function isClassChange(text: string, cut: number): boolean {
   if (isLowSurrogate(text, cut)) return false;
   const [left, right] = [charClass(text, cut - 1), charClass(text, cut)];
   return left !== right && left !== 5 && right !== 5;
+}
+
+/** WordPiece may keep anything but white space together in one word. */
+function isWordEdge(text: string, cut: number): boolean {
+  return isClassChange(text, cut) && (/\s/.test(text[cut] as string) || /\s/.test(text[cut - 1] as string));
 }
 
 function isLowSurrogate(text: string, index: number): boolean {

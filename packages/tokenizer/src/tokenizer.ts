@@ -7,8 +7,13 @@ import { readTokenizerFolder } from './folder.js';
 import { IncrementalDetokenizer } from './incremental-detokenizer.js';
 import { JsBackend } from './js-backend.js';
 import { NativeBackend } from './native-backend.js';
-import { toWellFormed } from './safe-text.js';
-import { parseTokenizerDefinition, type TokenizerDefinition, vocabEntries } from './tokenizer-definition.js';
+import { separateAstralCjk, toWellFormed } from './safe-text.js';
+import {
+  flattenComponents,
+  parseTokenizerDefinition,
+  type TokenizerDefinition,
+  vocabEntries,
+} from './tokenizer-definition.js';
 import { readSettings, type TokenizerSettings } from './tokenizer-settings.js';
 import type { ChatMessage, ChatRenderOptions, TokenizerFiles, TokenizerOptions } from './types.js';
 import { MAX_UNCUT, WINDOW, windowIds, windowsOf } from './window-encoder.js';
@@ -38,6 +43,7 @@ export class Tokenizer {
   private readonly settings: TokenizerSettings;
   private readonly template: ChatTemplate | undefined;
   private readonly cuts: CutFinder;
+  private readonly isBert: boolean;
   private readonly around: { prefix: number[]; suffix: number[] };
 
   private constructor(
@@ -60,8 +66,11 @@ export class Tokenizer {
       chatTemplate === undefined
         ? undefined
         : new ChatTemplate(chatTemplate, namedTokens, `the chat template of ${source || 'this tokenizer'}`);
-    this.cuts = new CutFinder(definition, js);
+    this.cuts = new CutFinder(definition, (token) => this.ids.has(token), js);
     this.around = js.templateIds();
+    this.isBert = flattenComponents(definition.normalizer).some(
+      ({ type, handle_chinese_chars: separates }) => type === 'BertNormalizer' && separates !== false,
+    );
     createStages(definition.decoder, this.fileName);
   }
 
@@ -94,19 +103,20 @@ export class Tokenizer {
    * the same, on native threads, or, where neither is possible, in a worker thread.
    */
   async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
-    const checked = checkText(text);
+    const checked = this.prepare(text);
     if (checked.length <= WINDOW) return this.assemble([this.js.encode(checked)], options);
     if (this.native) return this.assemble([await this.native.encode(checked)], options);
     const parts: ArrayLike<number>[] = [];
     const worker = new EncodeWorker(this.files.tokenizerJson);
     try {
       for (const window of windowsOf(checked, this.cuts)) {
+        await nextTurn();
+        if (window === undefined) continue;
         const joined = window.context + window.text;
         const ids = window.text.length > MAX_UNCUT ? await worker.encode(joined) : this.js.encode(joined);
         const own = windowIds(ids, this.js.encode(window.context));
         if (own === undefined) return this.assemble([await worker.encode(checked)], options);
         parts.push(own);
-        await nextTurn();
       }
     } finally {
       await worker.close();
@@ -116,11 +126,12 @@ export class Tokenizer {
 
   /** The same ids at once, on the calling thread: for short texts. */
   encodeSync(text: string, options: EncodeOptions = {}): Int32Array {
-    const checked = checkText(text);
+    const checked = this.prepare(text);
     if (checked.length <= WINDOW) return this.assemble([this.js.encode(checked)], options);
     const parts: ArrayLike<number>[] = [];
-    for (const { context, text: part } of windowsOf(checked, this.cuts)) {
-      const own = windowIds(this.js.encode(context + part), this.js.encode(context));
+    for (const window of windowsOf(checked, this.cuts)) {
+      if (window === undefined) continue;
+      const own = windowIds(this.js.encode(window.context + window.text), this.js.encode(window.context));
       if (own === undefined) return this.assemble([this.js.encode(checked)], options);
       parts.push(own);
     }
@@ -182,6 +193,14 @@ export class Tokenizer {
     return this.encode(this.renderChat(messages, options), { addSpecialTokens: false });
   }
 
+  private prepare(text: unknown): string {
+    if (typeof text !== 'string') {
+      throw new ConfigError(`Expected \`text\` to be a string but received ${typeof text}.`, { option: 'text' });
+    }
+    const wellFormed = toWellFormed(text);
+    return this.isBert ? separateAstralCjk(wellFormed) : wellFormed;
+  }
+
   private get fileName(): string {
     return `${this.source}tokenizer.json`;
   }
@@ -205,12 +224,6 @@ export class Tokenizer {
     }
     return ids;
   }
-}
-
-function checkText(text: unknown): string {
-  if (typeof text !== 'string')
-    throw new ConfigError(`Expected \`text\` to be a string but received ${typeof text}.`, { option: 'text' });
-  return toWellFormed(text);
 }
 
 function nextTurn(): Promise<void> {

@@ -12,17 +12,19 @@ export interface TextWindow {
   readonly text: string;
 }
 
-/** Cuts `text` into windows of about {@link WINDOW} characters; longer where no safe cut is near. */
-export function* windowsOf(text: string, cuts: CutFinder): Generator<TextWindow> {
+/** Cuts `text` into windows of up to `size` characters; longer where no safe cut is near. `undefined`: still looking. */
+export function* windowsOf(text: string, cuts: CutFinder, size = WINDOW): Generator<TextWindow | undefined> {
   let start = 0;
   while (start < text.length) {
     let end = text.length;
     if (cuts.canCut) {
-      for (let from = start; from + WINDOW < text.length; from += WINDOW) {
-        const cut = cuts.findBackwards(text, from, from + WINDOW);
-        if (cut === undefined) continue;
-        end = cut;
-        break;
+      for (let from = start; from + size < text.length; from += size) {
+        const cut = cuts.findBackwards(text, from, from + size);
+        if (cut !== undefined) {
+          end = cut;
+          break;
+        }
+        yield undefined;
       }
     }
     yield { context: leftContext(text, start), text: text.slice(start, end) };
