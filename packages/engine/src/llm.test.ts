@@ -272,11 +272,14 @@ describe('LLM aborts and errors', () => {
   });
 
   it('refuses to score when running requests hold the pages', async () => {
-    const { llm } = await fakeLlm({ kvCacheTokens: 64 });
+    let scoring: Promise<unknown> | undefined;
+    const onRound = () => {
+      scoring ??= expect(llm.scoreTokens(Array.from({ length: 60 }, () => 5))).rejects.toThrow(KvCacheExhaustedError);
+    };
+    const { llm } = await fakeLlm({ kvCacheTokens: 64 }, { onRound });
     const running = llm.generate({ tokens: Array.from({ length: 30 }, () => 5), maxTokens: 20, ignoreEos: true });
-    await new Promise((resolve) => setTimeout(resolve, 5));
-    await expect(llm.scoreTokens(Array.from({ length: 60 }, () => 5))).rejects.toThrow(KvCacheExhaustedError);
     expect((await running).tokenIds).toHaveLength(20);
+    await scoring;
     await expect(llm.scoreTokens(Array.from({ length: 60 }, () => 5))).resolves.toHaveLength(59);
   });
 

@@ -77,7 +77,7 @@ describe('recordProgram', () => {
     const resident = model(NESTED, { head: NESTED });
     const weights = (mode: 'w8a16' | 'w4a8') => linears(recordProgram(resident, { mode })).map((op) => op.weight);
     expect(weights('w8a16')).toEqual(weights('w4a8'));
-    weights('w8a16').forEach((weight, i) => expect(weights('w4a8')[i]).toBe(weight));
+    for (const [i, weight] of weights('w8a16').entries()) expect(weights('w4a8')[i]).toBe(weight);
   });
 
   it('reads the high plane of nested weights in 4-bit modes only, never in the head', () => {

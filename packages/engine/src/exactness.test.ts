@@ -1,0 +1,118 @@
+import { createCpuBackend } from '@qspec/kernels';
+import type { Recipe } from '@qspec/quantizer';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { quantizedTally, type TemporaryArtifact, tallyQuestions } from '../testing/tally.js';
+import type { LlmOptions } from './config.js';
+import { type GenerateResult, LLM } from './llm.js';
+import { Model } from './model.js';
+import type { GenerateRequest } from './request.js';
+
+const QUESTIONS = tallyQuestions(16);
+const backend = createCpuBackend({ numThreads: 2 });
+
+const MODELS: { name: string; recipe: Recipe; drafts: LlmOptions[] }[] = [
+  {
+    name: 'W4A16 of int4 weights',
+    recipe: { scheme: 'w4', groupSize: 128 },
+    drafts: [{ draft: 'w4a4' }, { draft: 'w4a4', draftGranularity: 'token' }, { draft: 'w4a8' }],
+  },
+  {
+    name: 'W8A16 of nested, rotated weights with nested embeddings',
+    recipe: { scheme: 'nested8', groupSize: 64, hadamardBlock: 64, embeddings: 'nested8' },
+    drafts: [{ draft: 'w4a8' }, { draft: 'w4a8', draftHead: 'integer' }, { draft: 'w4a4' }],
+  },
+];
+
+const SAMPLED: Partial<GenerateRequest>[] = [
+  { temperature: 0.8, topP: 0.9 },
+  { temperature: 1.2, topK: 20, minP: 0.02, repetitionPenalty: 1.1 },
+  { temperature: 0.7, presencePenalty: 0.4, frequencyPenalty: 0.2 },
+  { temperature: 1, logitBias: { 10: 2, 20: -3 }, n: 2 },
+];
+
+/** 16 requests: greedy ones and sampled ones with every kind of parameter. */
+function mixedBatch(): GenerateRequest[] {
+  return QUESTIONS.map((messages, i) => ({
+    messages,
+    maxTokens: 60,
+    ...(i % 4 === 0 ? { temperature: 0 } : { ...SAMPLED[i % 4], seed: 1000 + i }),
+    ...(i % 3 === 0 ? { logprobs: 3 } : {}),
+  }));
+}
+
+const greedyBatch = (count = QUESTIONS.length): GenerateRequest[] =>
+  QUESTIONS.slice(0, count).map((messages) => ({ messages, temperature: 0, maxTokens: 60 }));
+
+const runAll = (llm: LLM, list: GenerateRequest[]) => Promise.all(list.map((request) => llm.generate(request)));
+
+/** What must not depend on speculation, batch, memory or caches: down to the last bit of every log-probability. */
+const visible = (results: GenerateResult[]) =>
+  results.map(({ completions }) =>
+    completions.map(({ tokenIds, text, reason, logprobs }) => ({ tokenIds, text, reason, logprobs })),
+  );
+
+afterAll(() => backend.dispose());
+
+describe.each(MODELS)('$name', ({ recipe, drafts }) => {
+  let artifact: TemporaryArtifact;
+  let model: Model;
+  let greedy: ReturnType<typeof visible>;
+  let mixed: ReturnType<typeof visible>;
+
+  beforeAll(async () => {
+    artifact = await quantizedTally(recipe);
+    model = await Model.load(artifact.path, { backend });
+    await using plain = await LLM.create(model, { draft: 'none', prefixCaching: false });
+    greedy = visible(await runAll(plain, greedyBatch()));
+    mixed = visible(await runAll(plain, mixedBatch()));
+  });
+
+  afterAll(async () => {
+    await model?.close();
+    await artifact?.[Symbol.asyncDispose]();
+  });
+
+  it('gives a request the same text alone as in a batch of 16', async () => {
+    await using llm = await LLM.create(model, { draft: 'none', maxRunning: 1 });
+    expect(visible(await runAll(llm, greedyBatch(4)))).toEqual(greedy.slice(0, 4));
+    expect(visible(await runAll(llm, mixedBatch().slice(0, 4)))).toEqual(mixed.slice(0, 4));
+  });
+
+  it.each([1, 2, 3, 4, 5, 6, 7, 8])('keeps greedy and sampled text and logprobs with γ = %i', async (gamma) => {
+    await using llm = await LLM.create(model, { ...drafts[gamma % drafts.length], gamma });
+    expect(visible(await runAll(llm, greedyBatch()))).toEqual(greedy);
+    expect(visible(await runAll(llm, mixedBatch()))).toEqual(mixed);
+    expect(llm.stats().scheduler.acceptance.numAccepted).toBeGreaterThan(0);
+  });
+
+  it.each([1, 2, 5])('keeps the text with at most %i requests at a time', async (maxRunning) => {
+    await using llm = await LLM.create(model, { ...drafts[0], gamma: 4, maxRunning });
+    expect(visible(await runAll(llm, mixedBatch().slice(0, 6)))).toEqual(mixed.slice(0, 6));
+  });
+
+  it('keeps the text under preemption, small prompt chunks and prefix hits', async () => {
+    const memory = { kvCacheTokens: 320, maxContext: 280, maxBatchedTokens: 48 };
+    await using llm = await LLM.create(model, { ...drafts[0], gamma: 3, ...memory });
+    expect(visible(await runAll(llm, mixedBatch()))).toEqual(mixed);
+    expect(visible(await runAll(llm, mixedBatch()))).toEqual(mixed);
+    const { scheduler, kvCache } = llm.stats();
+    expect(scheduler.numPreemptions).toBeGreaterThan(0);
+    expect(kvCache.hits).toBeGreaterThan(0);
+    expect(kvCache.numUsedPages).toBe(0);
+  });
+
+  it('scores tokens as it samples them', async () => {
+    await using llm = await LLM.create(model, { draft: 'none' });
+    const prompt = await llm.tokenizer.encodeChat(QUESTIONS[0]!, { addGenerationPrompt: true });
+    const result = await llm.generate({ tokens: prompt, temperature: 0, maxTokens: 30, logprobs: 0 });
+    const scores = await llm.scoreTokens([...prompt, ...result.tokenIds]);
+    const ofOutput = [...scores.subarray(prompt.length - 1)];
+    expect(ofOutput).toEqual(result.logprobs!.map((entry) => expect.closeTo(entry.logprob, 5)));
+  });
+
+  it('runs the draft alone as a target of its own, with other text', async () => {
+    await using llm = await LLM.create(model, { target: 'w4a4', draft: 'none', draftGranularity: 'token' });
+    const alone = visible(await runAll(llm, greedyBatch()));
+    expect(alone).not.toEqual(greedy);
+  });
+});
