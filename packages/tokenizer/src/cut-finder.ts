@@ -31,13 +31,13 @@ const MEMORYLESS = new Set([
 export class CutFinder {
   private readonly isByteLevel: boolean;
   private readonly checksVocabulary: boolean;
-  private index: LongTokens | undefined;
+  private readonly longTokens: LongTokens;
   /** False: this tokenizer's texts are never cut. */
   readonly canCut: boolean;
 
   /** @param hasToken is this string a token? */
   constructor(
-    private readonly definition: TokenizerDefinition,
+    definition: TokenizerDefinition,
     private readonly hasToken: (token: string) => boolean,
     private readonly oracle: CutOracle,
   ) {
@@ -47,6 +47,7 @@ export class CutFinder {
       !hasOwnSpacing(definition);
     this.isByteLevel = preTokenizers.some(({ type }) => type === 'ByteLevel');
     this.checksVocabulary = definition.model.type !== 'WordPiece';
+    this.longTokens = indexLongTokens(definition);
   }
 
   /** The last safe cut in (from, to], or undefined. Word beginnings are tried first, then every change of character class. */
@@ -81,8 +82,7 @@ export class CutFinder {
     const whole = this.mapped(left + right);
     if (!whole.startsWith(before)) return true;
     const border = before.length;
-    this.index ??= indexLongTokens(this.definition);
-    const { heads, maxLen } = this.index;
+    const { heads, maxLen } = this.longTokens;
     for (let start = Math.max(0, border - maxLen + 1); start < border; start++) {
       const canBeLong = heads.has(whole.slice(start, start + HEAD_LEN));
       const end = Math.min(whole.length, start + (canBeLong ? maxLen : HEAD_LEN));
@@ -100,7 +100,7 @@ export class CutFinder {
 }
 
 /** Tokens longer than this are looked up only where their beginning matches. */
-const HEAD_LEN = 6;
+const HEAD_LEN = 8;
 
 interface LongTokens {
   readonly heads: ReadonlySet<string>;

@@ -16,7 +16,7 @@ import {
 } from './tokenizer-definition.js';
 import { readSettings, type TokenizerSettings } from './tokenizer-settings.js';
 import type { ChatMessage, ChatRenderOptions, TokenizerFiles, TokenizerOptions } from './types.js';
-import { MAX_UNCUT, WINDOW, windowIds, windowsOf } from './window-encoder.js';
+import { MAX_UNCUT, nextWindowSize, WINDOW, windowIds, windowsOf } from './window-encoder.js';
 
 export interface EncodeOptions {
   /** Put the tokens around the text that the tokenizer's post-processor asks for (BOS, …). Default true. */
@@ -109,8 +109,12 @@ export class Tokenizer {
     const parts: ArrayLike<number>[] = [];
     const worker = new EncodeWorker(this.files.tokenizerJson);
     try {
-      for (const window of windowsOf(checked, this.cuts)) {
+      let size = WINDOW;
+      let startMs = performance.now();
+      for (const window of windowsOf(checked, this.cuts, () => size)) {
+        size = nextWindowSize(size, performance.now() - startMs);
         await nextTurn();
+        startMs = performance.now();
         if (window === undefined) continue;
         const joined = window.context + window.text;
         const ids = window.text.length > MAX_UNCUT ? await worker.encode(joined) : this.js.encode(joined);

@@ -26,7 +26,7 @@ describe.each(NAMES)('windows of %s', (name) => {
       fc.property(fc.array(pieceOfText(), { minLength: 1, maxLength: 60 }), (pieces) => {
         const text = pieces.join('');
         const windowed: number[] = [];
-        for (const window of windowsOf(text, cuts, 40)) {
+        for (const window of windowsOf(text, cuts, () => 40)) {
           if (window === undefined) continue;
           const ids = windowIds(whole.encode(window.context + window.text), whole.encode(window.context));
           expect(ids).toBeDefined();
