@@ -34,30 +34,30 @@ export class SpeculativeLengths {
 
   /** Writes up to `length` are about to happen, with room for `capacityLen`. */
   reserve(length: number, capacityLen: number): void {
-    this.#capacityLen = capacityLen;
-    this.#speculativeLen = Math.max(this.#speculativeLen, length);
-    this.#assertOrdered();
+    this.#set(this.#committedLen, Math.max(this.#speculativeLen, length), capacityLen);
   }
 
   /** `numTokens` more entries stay. */
   commit(numTokens: number): void {
-    this.#committedLen += numTokens;
-    this.#assertOrdered();
+    this.#set(this.#committedLen + numTokens, this.#speculativeLen, this.#capacityLen);
   }
 
   /** What lies beyond committedLen is forgotten; `capacityLen` is what was kept. */
   rollback(capacityLen: number): void {
-    this.#speculativeLen = this.#committedLen;
-    this.#capacityLen = capacityLen;
-    this.#assertOrdered();
+    this.#set(this.#committedLen, this.#committedLen, capacityLen);
   }
 
-  #assertOrdered(): void {
-    const { cachedLen, committedLen, speculativeLen, capacityLen } = this;
-    if (cachedLen <= committedLen && committedLen <= speculativeLen && speculativeLen <= capacityLen) return;
-    throw new InvariantError(
-      `Expected cachedLen ≤ committedLen ≤ speculativeLen ≤ capacityLen but received ${cachedLen}, ${committedLen}, ${speculativeLen}, ${capacityLen}. Please report this.`,
-      { cachedLen, committedLen, speculativeLen, capacityLen },
-    );
+  /** Asserts, then assigns: a refused change changes nothing. */
+  #set(committedLen: number, speculativeLen: number, capacityLen: number): void {
+    const { cachedLen } = this;
+    if (!(cachedLen <= committedLen && committedLen <= speculativeLen && speculativeLen <= capacityLen)) {
+      throw new InvariantError(
+        `Expected cachedLen ≤ committedLen ≤ speculativeLen ≤ capacityLen but received ${cachedLen}, ${committedLen}, ${speculativeLen}, ${capacityLen}. Please report this.`,
+        { cachedLen, committedLen, speculativeLen, capacityLen },
+      );
+    }
+    this.#committedLen = committedLen;
+    this.#speculativeLen = speculativeLen;
+    this.#capacityLen = capacityLen;
   }
 }
