@@ -1,10 +1,15 @@
-import { bf16ToFloat } from '@qspec/core';
+import { bf16ToFloat, type Int4Format, type Nested8Format } from '@qspec/core';
 import { nearestCode } from './rounding/nearest-code.js';
 import type { RoundedRows } from './rounding/rounding.js';
 
 /** Smallest and largest radix: below 8 `lo` would overlap too much to be worth its bits, above 15 codes leave int8. */
 export const MIN_RADIX = 8;
 export const MAX_RADIX = 15;
+
+/** How far beyond its 4-bit codes a format still reaches a weight to half its finest step; what a rounding is told as `maxClip`. */
+export function maxClipOf(format: Int4Format | Nested8Format): number {
+  return format.kind === 'nested8' ? 7.5 / format.radix : Number.POSITIVE_INFINITY;
+}
 
 /**
  * The low plane of a nested W8: what `hi` leaves over, in steps of scale / radix.

@@ -1,7 +1,7 @@
 import { CheckpointError, type DenseFormat, type Int4Format, type Nested8Format } from '@qspec/core';
 import { decodeDense } from './decode-dense.js';
 import { type ErrorSums, measureError } from './error-sums.js';
-import { residualCodes } from './nested.js';
+import { maxClipOf, residualCodes } from './nested.js';
 import { packNibbles } from './pack.js';
 import type { ClipSearch } from './rounding/clip-search.js';
 import { ROUNDINGS } from './rounding/index.js';
@@ -42,7 +42,12 @@ export function quantizeRows(task: RowsTask): RowsResult {
   const weights = decodeDense(task.data, task.dtype);
   expectFinite(task, weights);
   if (format.hadamardBlock > 0) hadamardRows(weights, format.hadamardBlock);
-  const rounded = ROUNDINGS[task.rounding].round({ ...task, weights, groupSize: format.groupSize });
+  const rounded = ROUNDINGS[task.rounding].round({
+    ...task,
+    weights,
+    groupSize: format.groupSize,
+    maxClip: maxClipOf(format),
+  });
   const lo = format.kind === 'nested8' ? residualCodes(weights, rounded, format.groupSize, format.radix) : undefined;
   return {
     hi: packNibbles(rounded.hi),

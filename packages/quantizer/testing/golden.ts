@@ -5,11 +5,14 @@ export interface GoldenCase {
   readonly groupSize: 32 | 64 | 128;
   readonly hadamardBlock: number;
   readonly clipSearch: 'none' | 'exhaustive';
+  /** 0: W4 alone. */
+  readonly radix: number;
   readonly scales: string;
   readonly hi: string;
-  readonly lo: Readonly<Record<string, string>>;
+  /** Empty for W4. */
+  readonly lo: string;
   readonly hiError: number;
-  readonly fullError: Readonly<Record<string, number>>;
+  readonly fullError: number;
   /** Squared error of each group. */
   readonly groupErrors: readonly number[];
 }

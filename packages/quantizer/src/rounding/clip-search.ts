@@ -33,10 +33,15 @@ export interface Group {
   magnitude: number;
   /** Σ w² */
   sumOfSquares: number;
+  /** Smallest scale that no weight has to be clipped beyond the caller's limit for. */
+  minScale: number;
 }
 
-/** Fills in `magnitude` and `sumOfSquares`. */
-export function measureGroup(group: Group): void {
+/**
+ * Fills in what the weights determine.
+ * @param maxClip how far a weight may lie beyond 7 or below -8, in steps of the scale; Infinity: anywhere.
+ */
+export function measureGroup(group: Group, maxClip: number): void {
   const { values, offset, length } = group;
   let max = 0;
   let min = 0;
@@ -49,6 +54,7 @@ export function measureGroup(group: Group): void {
   }
   group.magnitude = Math.max(max, -min);
   group.sumOfSquares = sumOfSquares;
+  group.minScale = Math.max(max / (7 + maxClip), -min / (8 + maxClip));
 }
 
 /** bfloat16 bits of the scale to quantise `group` (measured, all finite) with. */
@@ -64,16 +70,16 @@ function searchGrid(group: Group, amaxBits: number): number {
   let bestGain = -1;
   let refined = 0;
   for (const ratio of GRID) {
-    project(group, group.magnitude * ratio);
+    project(group, Math.max(group.minScale, group.magnitude * ratio));
     const gain = (projection.weightCode * projection.weightCode) / projection.codeCode;
     if (gain > bestGain) {
       bestGain = gain;
       refined = projection.weightCode / projection.codeCode;
     }
   }
-  const first = scaleBits(refined);
+  const first = scaleBits(Math.max(group.minScale, refined));
   const firstError = squaredError(group, first);
-  const second = scaleBits(projection.weightCode / projection.codeCode);
+  const second = scaleBits(Math.max(group.minScale, projection.weightCode / projection.codeCode));
   const secondError = second === first ? firstError : squaredError(group, second);
   const [bits, error] = secondError < firstError ? [second, secondError] : [first, firstError];
   return error < squaredError(group, amaxBits) ? bits : amaxBits;
@@ -83,7 +89,11 @@ function searchAll(group: Group, amaxBits: number): number {
   const last = Math.min(MAX_SCALE_BITS, scaleBits(group.magnitude / 6));
   let best = amaxBits;
   let bestError = squaredError(group, amaxBits);
-  for (let bits = Math.max(MIN_SCALE_BITS, scaleBits(group.magnitude / 16)); bits <= last; bits++) {
+  for (
+    let bits = Math.max(MIN_SCALE_BITS, scaleBits(Math.max(group.minScale, group.magnitude / 16)));
+    bits <= last;
+    bits++
+  ) {
     const error = squaredError(group, bits);
     if (error < bestError) {
       best = bits;

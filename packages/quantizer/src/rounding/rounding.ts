@@ -13,6 +13,11 @@ export interface RoundingInput {
   /** Divides numColumns. */
   readonly groupSize: GroupSize;
   readonly clipSearch: ClipSearch;
+  /**
+   * How far clip search may leave a weight outside the reach of its codes, in steps of the scale. Infinity for W4; for a nested weight what `lo`
+   * can still mend, so that a better `hi` never costs the target.
+   */
+  readonly maxClip: number;
   /** What calibration learnt of this layer's inputs. Methods that need none ignore it. */
   readonly calibration?: CalibrationStatistics;
 }

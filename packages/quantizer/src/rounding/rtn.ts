@@ -10,13 +10,13 @@ import type { RoundedRows, Rounding, RoundingInput } from './rounding.js';
 export const rtn: Rounding = {
   name: 'rtn',
   round(input: RoundingInput): RoundedRows {
-    const { weights, numRows, numColumns, groupSize, clipSearch } = input;
+    const { weights, numRows, numColumns, groupSize, clipSearch, maxClip } = input;
     const hi = new Int8Array(numRows * numColumns);
     const scales = new Uint16Array((numRows * numColumns) / groupSize);
-    const group: Group = { values: weights, offset: 0, length: groupSize, magnitude: 0, sumOfSquares: 0 };
+    const group: Group = { values: weights, offset: 0, length: groupSize, magnitude: 0, sumOfSquares: 0, minScale: 0 };
     for (let index = 0; index < scales.length; index++) {
       group.offset = index * groupSize;
-      measureGroup(group);
+      measureGroup(group, maxClip);
       const bits = chooseScale(group, clipSearch);
       scales[index] = bits;
       roundGroup(group, bf16ToFloat(bits), hi);

@@ -3,6 +3,7 @@
 python generate.py    (NumPy only; writes golden.json beside this file)
 """
 import base64
+import itertools
 import json
 import pathlib
 
@@ -30,15 +31,19 @@ def amax_scales(groups):
     return np.where(bits < 0x0080, 0x3F80, bits).astype(np.uint16)
 
 
-def best_scales(groups):
-    """Every bfloat16 between amax / 16 and amax / 6, the one with the least squared error; amax / 7 where nothing is better."""
+def best_scales(groups, max_clip):
+    """
+    Every bfloat16 between amax / 16 and amax / 6, the one with the least squared error; amax / 7 where nothing is better.
+    No scale so small that a weight lies more than max_clip steps outside [-8, 7] (up to the rounding of that limit to bfloat16).
+    """
     chosen = []
     for group, start in zip(groups, amax_scales(groups)):
         amax = np.abs(group).max()
         if bf16_bits(np.float32(amax / 7)) < 0x0080:
             chosen.append(start)
             continue
-        low, high = (max(0x0080, int(bf16_bits(np.float32(amax / d)))) for d in (16, 6))
+        least = max(amax / 16, group.max() / (7 + max_clip), -group.min() / (8 + max_clip))
+        low, high = (max(0x0080, int(bf16_bits(np.float32(x)))) for x in (least, amax / 6))
         candidates = np.concatenate([[start], np.arange(low, high + 1)]).astype(np.uint16)
         scales = bf16_value(candidates)
         errors = ((group[None] - scales[:, None] * np.clip(np.rint(group[None] / scales[:, None]), -8, 7)) ** 2).sum(1)
@@ -78,30 +83,33 @@ def rotate(w, block):
     return (w.astype(np.float64).reshape(-1, block) @ hadamard(block)).reshape(w.shape).astype(np.float32) if block else w
 
 
-def case(w, group_size, block, search):
+def case(w, group_size, block, search, radix):
+    """radix 0: W4 alone."""
     groups = rotate(w, block).astype(np.float64).reshape(-1, group_size)
-    bits = amax_scales(groups) if search == "none" else best_scales(groups)
+    bits = amax_scales(groups) if search == "none" else best_scales(groups, 7.5 / radix if radix else np.inf)
     scales = bf16_value(bits)
     hi = codes_of(groups, scales)
-    lo = {r: np.clip(np.rint((groups * (1 / scales)[:, None] - hi) * r), -8, 7) for r in (8, 12, 15)}
+    lo = np.clip(np.rint((groups * (1 / scales)[:, None] - hi) * radix), -8, 7)
     norm = np.sqrt((groups**2).sum())
-    full = {r: scales[:, None] / r * (r * hi + lo[r]) for r in lo}
+    full = scales[:, None] / radix * (radix * hi + lo) if radix else scales[:, None] * hi
     return {
         "groupSize": group_size,
         "hadamardBlock": block,
         "clipSearch": search,
+        "radix": radix,
         "scales": text(bits),
         "hi": text(pack(hi)),
-        "lo": {str(r): text(pack(lo[r])) for r in lo},
+        "lo": text(pack(lo)) if radix else "",
         "hiError": float(np.sqrt(((groups - scales[:, None] * hi) ** 2).sum()) / norm),
-        "fullError": {str(r): float(np.sqrt(((groups - full[r]) ** 2).sum()) / norm) for r in lo},
+        "fullError": float(np.sqrt(((groups - full) ** 2).sum()) / norm),
         "groupErrors": [float(e) for e in ((groups - scales[:, None] * hi) ** 2).sum(1)],
     }
 
 
 def main():
     w = weights()
-    cases = [case(w, g, b, s) for g in (32, 64, 128) for b in (0, 64) for s in ("none", "exhaustive")]
+    grid = itertools.product((32, 64, 128), (0, 64), ("none", "exhaustive"), (0, 8, 12, 15))
+    cases = [case(w, *combination) for combination in grid]
     provenance = f"generate.py, NumPy {np.__version__}"
     inputs = {"shape": [ROWS, COLUMNS], "weights": text(w), "rotated64": text(rotate(w, 64))}
     golden = {"provenance": provenance, **inputs, "cases": cases}
