@@ -35,7 +35,7 @@ const request: fc.Arbitrary<RequestSpec> = fc.record({
   promptLen: fc.integer({ min: 1, max: 40 }),
   maxTokens: fc.integer({ min: 1, max: 30 }),
   stopAfter: fc.option(fc.integer({ min: 1, max: 20 }), { nil: undefined, freq: 2 }),
-  abortAfter: fc.option(fc.integer({ min: 0, max: 12 }), { nil: undefined, freq: 1 }),
+  abortAfter: fc.option(fc.integer({ min: 0, max: 12 }), { nil: undefined, freq: 2 }),
   sharesPrompt: fc.boolean(),
 });
 
