@@ -1,0 +1,18 @@
+# Adds native/cuda (target qspec_cuda) when it is there and nvcc is found. QSPEC_HAS_CUDA says how it ended.
+set(QSPEC_HAS_CUDA OFF)
+string(TOUPPER "${QSPEC_CUDA}" qspec_cuda_choice)
+
+if(NOT qspec_cuda_choice STREQUAL "OFF")
+  if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/native/cuda/CMakeLists.txt)
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      add_subdirectory(native/cuda)
+      set(QSPEC_HAS_CUDA ON)
+    elseif(qspec_cuda_choice STREQUAL "ON")
+      message(FATAL_ERROR "QSPEC_CUDA=ON but nvcc was not found: install the CUDA toolkit or set CMAKE_CUDA_COMPILER.")
+    endif()
+  elseif(qspec_cuda_choice STREQUAL "ON")
+    message(FATAL_ERROR "QSPEC_CUDA=ON but this source tree has no CUDA kernels (native/cuda).")
+  endif()
+endif()

@@ -1,0 +1,43 @@
+// The JavaScript object of one backend: an op table, a thread pool, and the weights and vectors made so far.
+#pragma once
+#include <napi.h>
+
+#include <memory>
+
+#include "binding/program_args.h"
+#include "cpu/thread_pool.h"
+#include "qspec/ops.h"
+
+namespace qspec::binding {
+
+class BackendObject : public Napi::ObjectWrap<BackendObject> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  // { kind: 'reference' | 'cpu', isa, numThreads }
+  explicit BackendObject(const Napi::CallbackInfo& info);
+  void Finalize(Napi::BasicEnv env) override;
+
+ private:
+  Napi::Value create_weight(const Napi::CallbackInfo& info);
+  Napi::Value create_vector(const Napi::CallbackInfo& info);
+  Napi::Value create_session(const Napi::CallbackInfo& info);
+  Napi::Value resident_bytes(const Napi::CallbackInfo& info);
+  void dispose(const Napi::CallbackInfo& info);
+
+  void expect_alive(Napi::Env env) const;
+
+  // Shared with workers: a weight that is still being packed when the backend is disposed is dropped when it is done.
+  struct State {
+    Residents residents;
+    int64_t next_id = 1;
+    int64_t resident_bytes = 0;
+    bool is_disposed = false;
+  };
+  static void add_bytes(Napi::Env env, State& state, int64_t bytes);
+
+  const OpTable* ops_ = nullptr;
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<State> state_ = std::make_shared<State>();  // JavaScript thread only
+};
+
+}  // namespace qspec::binding
