@@ -21,7 +21,7 @@ export interface TensorInfo {
 export type StoredDType = DType | GgmlTypeName | 'int4' | 'nested8';
 
 /** GGUF block types by llama.cpp's names; any other type shows as `ggml:<number>`. */
-export type GgmlTypeName = 'q8_0' | 'q4_0' | 'q4_1' | `ggml:${string}`;
+export type GgmlTypeName = 'q8_0' | 'q4_0' | 'q4_1' | 'q6_K' | `ggml:${string}`;
 
 /** Absolute paths of the files beside the weights that a tokeniser or a copy of the model needs; only those that exist. */
 export interface TokenizerFiles {
