@@ -1,13 +1,16 @@
 import { createRequire } from 'node:module';
 import { Worker } from 'node:worker_threads';
 import { InvariantError } from '@qspec/core';
+import type { ComponentDefinition } from './tokenizer-definition.js';
 
 /** Plain JavaScript for the thread: it can't load TypeScript, and bundlers can't move it away from its package. */
 const SOURCE = `
 const { parentPort, workerData } = require('node:worker_threads');
 const { Tokenizer } = require(workerData.library);
-const { definition } = workerData;
-const tokenizer = new Tokenizer(typeof definition === 'string' ? JSON.parse(definition) : definition, {});
+const { source, preTokenizer } = workerData;
+const parsed = typeof source === 'string' ? JSON.parse(source) : source;
+const defaults = { normalizer: null, post_processor: null, decoder: null, added_tokens: [] };
+const tokenizer = new Tokenizer({ ...defaults, ...parsed, pre_tokenizer: preTokenizer }, {});
 parentPort.on('message', (text) => {
   parentPort.postMessage(Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids));
 });
@@ -17,8 +20,14 @@ parentPort.on('message', (text) => {
 export class EncodeWorker {
   private worker: Worker | undefined;
 
-  /** @param definition tokenizer.json, text or parsed; read by the thread when it is first needed. */
-  constructor(private readonly definition: string | object) {}
+  /**
+   * @param source tokenizer.json, text or parsed; read by the thread when it is first needed.
+   * @param preTokenizer used in place of the file's.
+   */
+  constructor(
+    private readonly source: string | object,
+    private readonly preTokenizer: ComponentDefinition | null,
+  ) {}
 
   encode(text: string): Promise<Int32Array> {
     this.worker ??= this.start();
@@ -44,6 +53,9 @@ export class EncodeWorker {
 
   private start(): Worker {
     const library = createRequire(import.meta.url).resolve('@huggingface/tokenizers');
-    return new Worker(SOURCE, { eval: true, workerData: { library, definition: this.definition } });
+    return new Worker(SOURCE, {
+      eval: true,
+      workerData: { library, source: this.source, preTokenizer: this.preTokenizer },
+    });
   }
 }

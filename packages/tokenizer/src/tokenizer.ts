@@ -6,6 +6,7 @@ import { EncodeWorker } from './encode-worker.js';
 import { readTokenizerFolder } from './folder.js';
 import { IncrementalDetokenizer } from './incremental-detokenizer.js';
 import { JsBackend } from './js-backend.js';
+import { forJsLibrary } from './js-definition.js';
 import { NativeBackend } from './native-backend.js';
 import { separateAstralCjk, toWellFormed } from './safe-text.js';
 import {
@@ -93,7 +94,7 @@ export class Tokenizer {
     }
     const source = files.source === undefined ? '' : `${files.source}/`;
     const definition = parseTokenizerDefinition(files.tokenizerJson, `${source}tokenizer.json`);
-    const js = new JsBackend(definition, `${source}tokenizer.json`);
+    const js = new JsBackend(forJsLibrary(definition), `${source}tokenizer.json`);
     const native = await NativeBackend.tryLoad(files.tokenizerJson, choice);
     return new Tokenizer(definition, files, source, js, native);
   }
@@ -107,7 +108,7 @@ export class Tokenizer {
     if (checked.length <= WINDOW) return this.assemble([this.js.encode(checked)], options);
     if (this.native) return this.assemble([await this.native.encode(checked)], options);
     const parts: ArrayLike<number>[] = [];
-    const worker = new EncodeWorker(this.files.tokenizerJson);
+    const worker = new EncodeWorker(this.files.tokenizerJson, forJsLibrary(this.definition).pre_tokenizer);
     try {
       let size = WINDOW;
       let startMs = performance.now();

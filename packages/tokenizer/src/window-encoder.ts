@@ -3,7 +3,7 @@ import { type CutFinder, leftContext, startsWith } from './cut-finder.js';
 /** Most characters encoded between two looks at the event loop: 5-10 ms in plain JavaScript. */
 export const WINDOW = 3072;
 
-const MIN_WINDOW = 512;
+const MIN_WINDOW = 1024;
 
 /** Size of the next window, such that one takes about 8 ms on this machine and text. */
 export function nextWindowSize(size: number, tookMs: number): number {

@@ -5,6 +5,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { CutFinder } from '../src/cut-finder.js';
 import type { Tokenizer } from '../src/index.js';
 import { JsBackend } from '../src/js-backend.js';
+import { forJsLibrary } from '../src/js-definition.js';
 import { parseTokenizerDefinition } from '../src/tokenizer-definition.js';
 import { WINDOW, windowIds, windowsOf } from '../src/window-encoder.js';
 import { folderOf, loadTokenizer, SMALL } from './support.js';
@@ -55,5 +56,5 @@ function definitionOf(name: string) {
 }
 
 function wholeTextBackend(name: string): JsBackend {
-  return new JsBackend(definitionOf(name), name);
+  return new JsBackend(forJsLibrary(definitionOf(name)), name);
 }
