@@ -1,5 +1,5 @@
 import { bf16ToFloat, type Int4Format, type Nested8Format } from '@qspec/core';
-import { nearestCode } from './rounding/nearest-code.js';
+import { roundResidual } from './rounding/codes.js';
 import type { RoundedRows } from './rounding/rounding.js';
 
 /** Smallest and largest radix: below 8 `lo` would overlap too much to be worth its bits, above 15 codes leave int8. */
@@ -27,12 +27,8 @@ export function residualCodes(
 ): Int8Array {
   const lo = new Int8Array(weights.length);
   for (let group = 0; group < rounded.scales.length; group++) {
-    const inverse = 1 / bf16ToFloat(rounded.scales[group]!);
-    const end = (group + 1) * groupSize;
-    for (let i = group * groupSize; i < end; i++) {
-      const residual = (weights[i]! * inverse - rounded.hi[i]!) * radix;
-      lo[i] = nearestCode(residual);
-    }
+    const scale = bf16ToFloat(rounded.scales[group]!);
+    roundResidual(weights, rounded.hi, group * groupSize, groupSize, scale, radix, lo);
   }
   return lo;
 }

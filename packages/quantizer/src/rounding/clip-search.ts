@@ -1,5 +1,5 @@
 import { bf16ToFloat, floatToBf16 } from '@qspec/core';
-import { nearestCode } from './nearest-code.js';
+import { project, projection } from './codes.js';
 
 /**
  * How the scale of a group is found, always among bfloat16 values and always judged by the squared error of the group.
@@ -70,7 +70,7 @@ function searchGrid(group: Group, amaxBits: number): number {
   let bestGain = -1;
   let refined = 0;
   for (const ratio of GRID) {
-    project(group, Math.max(group.minScale, group.magnitude * ratio));
+    project(group.values, group.offset, group.length, Math.max(group.minScale, group.magnitude * ratio));
     const gain = (projection.weightCode * projection.weightCode) / projection.codeCode;
     if (gain > bestGain) {
       bestGain = gain;
@@ -113,24 +113,6 @@ function scaleBits(scale: number): number {
 function squaredError(group: Group, bits: number): number {
   if (bits === 0) return group.sumOfSquares;
   const scale = bf16ToFloat(bits);
-  project(group, scale);
+  project(group.values, group.offset, group.length, scale);
   return group.sumOfSquares - scale * (2 * projection.weightCode - scale * projection.codeCode);
-}
-
-/** Result of {@link project}: Σ wq and Σ q². Module state, so that the hot loop allocates nothing. */
-const projection = { weightCode: 0, codeCode: 1 };
-
-function project(group: Group, scale: number): void {
-  const { values, offset, length } = group;
-  const inverse = 1 / scale;
-  let weightCode = 0;
-  let codeCode = 0;
-  for (let i = offset; i < offset + length; i++) {
-    const w = values[i]!;
-    const code = nearestCode(w * inverse);
-    weightCode += w * code;
-    codeCode += code * code;
-  }
-  projection.weightCode = weightCode;
-  projection.codeCode = codeCode;
 }

@@ -1,6 +1,6 @@
 import { bf16ToFloat } from '@qspec/core';
 import { chooseScale, type Group, measureGroup } from './clip-search.js';
-import { nearestCode } from './nearest-code.js';
+import { roundToCodes } from './codes.js';
 import type { RoundedRows, Rounding, RoundingInput } from './rounding.js';
 
 /**
@@ -19,17 +19,8 @@ export const rtn: Rounding = {
       measureGroup(group, maxClip);
       const bits = chooseScale(group, clipSearch);
       scales[index] = bits;
-      roundGroup(group, bf16ToFloat(bits), hi);
+      roundToCodes(weights, group.offset, groupSize, bf16ToFloat(bits), hi);
     }
     return { hi, scales };
   },
 };
-
-/** codes = clamp(round(w / scale), -8, 7) at the group's place in `codes`. */
-function roundGroup(group: Group, scale: number, codes: Int8Array): void {
-  const inverse = 1 / scale;
-  const end = group.offset + group.length;
-  for (let i = group.offset; i < end; i++) {
-    codes[i] = nearestCode(group.values[i]! * inverse);
-  }
-}
