@@ -13,34 +13,41 @@
 namespace qspec::cpu {
 namespace {
 
+struct CodePlanes {
+  explicit CodePlanes(const PackedWeight& w) : hi(w.hi), lo(w.lo), scales(w.scales), num_octets(w.k / 8), num_groups(w.k / w.group_size), radix(w.radix) {}
+  const uint32_t* hi;
+  const uint32_t* lo;
+  const uint16_t* scales;
+  int64_t num_octets, num_groups;
+  int radix;
+};
+
 // The hi plane alone.
 template <class L>
-struct HiCodes {
+struct HiCodes : CodePlanes {
+  using CodePlanes::CodePlanes;
   static constexpr int kPlanes = 1;
-  HiCodes(const PackedWeight& w) : weight(w) {}
-  QSPEC_INLINE auto load(int64_t offset, int /*plane*/) const { return L::split_nibbles(L::load_words(weight.hi + offset)); }
+  QSPEC_INLINE auto load(int64_t word, int /*plane*/) const { return L::split_nibbles(L::load_words(hi + word)); }
   int multiplier(int /*plane*/) const { return 1; }
   int32_t offset() const { return 8; }
   float divisor() const { return 1; }
-  const PackedWeight& weight;
 };
 
 // radix·hi + lo: one combined plane of bytes where the dot product takes codes up to 240, else two planes, the first times radix.
 template <class L>
-struct NestedCodes {
+struct NestedCodes : CodePlanes {
+  using CodePlanes::CodePlanes;
   static constexpr int kPlanes = L::kWideCodes ? 1 : 2;
-  NestedCodes(const PackedWeight& w) : weight(w) {}
-  QSPEC_INLINE auto load(int64_t offset, int plane) const {
+  QSPEC_INLINE auto load(int64_t word, int plane) const {
     if constexpr (L::kWideCodes) {
-      return L::combine(L::split_nibbles(L::load_words(weight.hi + offset)), L::split_nibbles(L::load_words(weight.lo + offset)), weight.radix);
+      return L::combine(L::split_nibbles(L::load_words(hi + word)), L::split_nibbles(L::load_words(lo + word)), radix);
     } else {
-      return L::split_nibbles(L::load_words((plane == 0 ? weight.hi : weight.lo) + offset));
+      return L::split_nibbles(L::load_words((plane == 0 ? hi : lo) + word));
     }
   }
-  int multiplier(int plane) const { return plane == 0 ? weight.radix : 1; }
-  int32_t offset() const { return 8 * (weight.radix + 1); }
-  float divisor() const { return static_cast<float>(weight.radix); }
-  const PackedWeight& weight;
+  int multiplier(int plane) const { return plane == 0 ? radix : 1; }
+  int32_t offset() const { return 8 * (radix + 1); }
+  float divisor() const { return static_cast<float>(radix); }
 };
 
 QSPEC_INLINE int32_t load_four(const int8_t* codes) {
@@ -51,51 +58,55 @@ QSPEC_INLINE int32_t load_four(const int8_t* codes) {
 
 constexpr int kChunk = 32;  // elements of K that a 16-bit partial sum survives; divides every group size
 
+// sums += one chunk of one plane.
 template <class L, class S, int R, int T>
-QSPEC_INLINE void int_chunk(const S& source, const int64_t (&offsets)[T], int64_t step, int plane, const int8_t* codes, int64_t ldx, typename L::I (&sums)[T][R]) {
+QSPEC_INLINE void int_chunk(const S& source, const int64_t (&offsets)[T], int64_t step, int plane, const int8_t* const (&rows)[R], typename L::I (&sums)[T][R]) {
   typename L::Partial partial[T][R];
-  for (int t = 0; t < T; ++t) {
-    for (int r = 0; r < R; ++r) partial[t][r] = L::start(sums[t][r]);
-  }
-  for (int o = 0; o < kChunk / 8; ++o, codes += 8) {
+  unroll<T * R>([&](auto i) QSPEC_INLINE_LAMBDA { partial[i / R][i % R] = L::start(sums[i / R][i % R]); });
+#pragma GCC unroll 1
+  for (int octet = 0; octet < kChunk / 8; ++octet) {
     typename L::Codes weights[T];
-    for (int t = 0; t < T; ++t) weights[t] = source.load(offsets[t] + (step + o) * kTileRows, plane);
-    for (int r = 0; r < R; ++r) {
-      const int32_t low = load_four(codes + r * ldx), high = load_four(codes + r * ldx + 4);
-      for (int t = 0; t < T; ++t) partial[t][r] = L::dot(L::dot(partial[t][r], weights[t].low, low), weights[t].high, high);
-    }
+    unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA { weights[t] = source.load(offsets[t] + (step + octet) * kTileRows, plane); });
+    unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA {
+      const int8_t* codes = rows[r] + (step + octet) * 8;
+      const int32_t low = load_four(codes), high = load_four(codes + 4);
+      unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA { partial[t][r] = L::dot(L::dot(partial[t][r], weights[t].low, low), weights[t].high, high); });
+    });
   }
-  for (int t = 0; t < T; ++t) {
-    for (int r = 0; r < R; ++r) sums[t][r] = L::finish(sums[t][r], partial[t][r], source.multiplier(plane));
-  }
+  unroll<T * R>([&](auto i) QSPEC_INLINE_LAMBDA { sums[i / R][i % R] = L::finish(sums[i / R][i % R], partial[i / R][i % R], source.multiplier(plane)); });
 }
 
+// acc[t][r][lane] = Σ over all groups, not yet divided by the radix; acc comes in as zeros.
 template <class L, class S, int R, int T>
-__attribute__((noinline)) void int_kernel(const S& source, int64_t strip, const QuantizedRows& x, int64_t row, float* acc) {
+__attribute__((noinline)) void int_kernel(const S& shared_source, int64_t strip, const QuantizedRows& x, int64_t row, float* acc) {
   using F = typename L::F;
   using I = typename L::I;
-  const PackedWeight& w = source.weight;
-  const int64_t ldx = w.k, num_groups = w.k / w.group_size;
+  const S source = shared_source;  // a copy that stores to acc cannot alias
+  const int64_t num_groups = source.num_groups, group_steps = source.num_octets / num_groups;
   int64_t offsets[T];
-  for (int t = 0; t < T; ++t) offsets[t] = strip_offset<L>(strip + t, w.k / 8);
+  unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA { offsets[t] = strip_offset<L>(strip + t, source.num_octets); });
+  const int8_t* rows[R];
+  unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA {
+    rows[r] = x.codes + (row + r) * source.num_octets * 8;
+    QSPEC_OPAQUE(rows[r]);
+  });
+  const float* scales = x.scales + row * num_groups;
+  const int32_t* code_sums = x.sums + row * num_groups;
   for (int64_t group = 0; group < num_groups; ++group) {
     I sums[T][R];
-    for (int t = 0; t < T; ++t) {
-      for (int r = 0; r < R; ++r) sums[t][r] = L::broadcast_int(0);
+    unroll<T * R>([&](auto i) QSPEC_INLINE_LAMBDA { sums[i / R][i % R] = L::broadcast_int(0); });
+    for (int64_t step = group * group_steps; step < (group + 1) * group_steps; step += kChunk / 8) {
+      for (int plane = 0; plane < S::kPlanes; ++plane) int_chunk<L, S, R, T>(source, offsets, step, plane, rows, sums);
     }
-    for (int64_t k = group * w.group_size; k < (group + 1) * w.group_size; k += kChunk) {
-      for (int plane = 0; plane < S::kPlanes; ++plane) int_chunk<L, S, R, T>(source, offsets, k / 8, plane, x.codes + row * ldx + k, ldx, sums);
-    }
-    for (int t = 0; t < T; ++t) {
-      const F weight_scale = L::load_bf16(w.scales + strip_offset<L>(strip + t, num_groups) + group * kTileRows);
-      for (int r = 0; r < R; ++r) {
-        const int64_t at = (row + r) * num_groups + group;
-        const I shifted = L::sub(sums[t][r], L::broadcast_int(source.offset() * x.sums[at]));
-        const F scale = L::mul(weight_scale, L::broadcast(x.scales[at]));
+    unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA {
+      const F weight_scale = L::load_bf16(source.scales + strip_offset<L>(strip + t, num_groups) + group * kTileRows);
+      unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA {
+        const I shifted = L::sub(sums[t][r], L::broadcast_int(source.offset() * code_sums[r * num_groups + group]));
+        const F scale = L::mul(weight_scale, L::broadcast(scales[r * num_groups + group]));
         float* out = acc + (t * R + r) * L::kWidth;
-        L::store(out, L::fma(L::to_float(shifted), scale, group == 0 ? L::zero() : L::load(out)));
-      }
-    }
+        L::store(out, L::fma(L::to_float(shifted), scale, L::load(out)));
+      });
+    });
   }
 }
 
@@ -107,6 +118,7 @@ struct IntGemm {
   float divisor() const { return source.divisor(); }
   template <int R, int T>
   QSPEC_INLINE void run(int64_t strip, int64_t row, float* acc) const {
+    std::memset(acc, 0, sizeof(float) * T * R * L::kWidth);
     int_kernel<L, Source, R, T>(source, strip, x, row, acc);
   }
 };

@@ -14,11 +14,11 @@ namespace {
 
 struct Avx2Lanes {
   static constexpr int kWidth = 8;
-  static constexpr int kLargestRowBlock = 8;
-  static constexpr int kLargestOddBlock = 8;
+  static constexpr int kLargestRowBlock = 6;
+  static constexpr int kSlabRows = 6, kSlabStrips = 2;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
   static constexpr bool kWideCodes = false;
   // At least 8 sums of the 16 registers where the rows allow it.
-  static constexpr int strips(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 4 ? 2 : 1; }
+  static constexpr int strips(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 3 ? 2 : 1; }
 
   using F = __m256;
   using I = __m256i;

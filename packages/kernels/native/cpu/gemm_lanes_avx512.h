@@ -20,8 +20,8 @@ namespace {
 
 struct Avx512Lanes {
   static constexpr int kWidth = 16;
-  static constexpr int kLargestRowBlock = 16;
-  static constexpr int kLargestOddBlock = 8;
+  static constexpr int kLargestRowBlock = 8;
+  static constexpr int kSlabRows = 8, kSlabStrips = 3;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
   static constexpr bool kWideCodes = false;
   // At least 8 chains, at most 16 sums: half of the 32 registers.
   static constexpr int strips(int rows) { return rows <= 4 ? 4 : rows <= 8 ? 2 : 1; }

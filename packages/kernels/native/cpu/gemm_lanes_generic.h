@@ -13,8 +13,8 @@ namespace {
 
 struct GenericLanes {
   static constexpr int kWidth = 16;             // lanes = rows of a tile handled by one vector
-  static constexpr int kLargestRowBlock = 4;    // the kernels exist for 1 … kLargestOddBlock and kLargestRowBlock rows
-  static constexpr int kLargestOddBlock = 4;
+  static constexpr int kLargestRowBlock = 2;    // kernels exist for 1 … kLargestRowBlock rows
+  static constexpr int kSlabRows = 2, kSlabStrips = 1;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
   static constexpr bool kWideCodes = true;      // dot() takes unsigned codes up to 255 (else up to 15)
   static constexpr int strips(int /*rows*/) { return 1; }  // vectors of output features side by side
 

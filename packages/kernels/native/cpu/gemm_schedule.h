@@ -30,11 +30,9 @@ inline Cut cut_work(int64_t tiles, int64_t rows, Part part) {
   return {tiles * i / tile_parts, tiles * (i + 1) / tile_parts, units * j / row_parts * kRowUnit, row_end < rows ? row_end : rows};
 }
 
-// Size of the next row block when `left` rows remain and a kernel takes 1 … largest_odd or exactly `largest` rows:
-// full blocks while they last, then nearly equal ones (9 rows are 5 + 4, not 8 + 1).
-inline int next_row_block(int64_t left, int largest_odd, int largest) {
-  if (left >= largest) return largest;
-  const int64_t blocks = (left + largest_odd - 1) / largest_odd;
+// Size of the next row block when `left` rows remain and kernels take at most `largest`: nearly equal blocks (9 rows are 5 + 4, not 8 + 1).
+inline int next_row_block(int64_t left, int largest) {
+  const int64_t blocks = (left + largest - 1) / largest;
   return static_cast<int>((left + blocks - 1) / blocks);
 }
 

@@ -12,6 +12,11 @@ namespace qspec::cpu {
 namespace {
 
 #define QSPEC_INLINE inline __attribute__((always_inline))
+#define QSPEC_INLINE_LAMBDA __attribute__((always_inline))
+
+// Hides from the optimiser how a pointer was made. GCC 12 else re-derives every row's address from the first row's and spills dozens
+// of them: 8 rows ran at 40 % of the fma peak instead of 70 %.
+#define QSPEC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
 // f(integral_constant<int, 0>{}), …, f(integral_constant<int, Count - 1>{})
 template <class Function, int... J>
@@ -34,75 +39,74 @@ QSPEC_INLINE int64_t strip_offset(int64_t strip, int64_t lines_per_tile) {
 template <class L, class Decoder>
 struct CodeSource {
   static constexpr int kStep = 8;
-  static constexpr bool kGrouped = true;
+  static constexpr bool kGrouped = true, kHasTail = false;
   struct Cursor {
     const uint32_t* hi;
     const uint32_t* lo;
   };
 
   CodeSource(const PackedWeight& w, int radix)
-      : weight(w), decoder(radix), divisor(static_cast<float>(radix)), num_groups(w.k / w.group_size), group_steps(w.group_size / kStep) {}
-  QSPEC_INLINE Cursor cursor(int64_t strip) const {
-    const int64_t offset = strip_offset<L>(strip, weight.k / kStep);
-    return {weight.hi + offset, weight.lo + (weight.lo != nullptr ? offset : 0)};
-  }
+      : decoder(radix), divisor(static_cast<float>(radix)), hi(w.hi), lo(w.lo != nullptr ? w.lo : w.hi), scales(w.scales), num_octets(w.k / kStep),
+        num_groups(w.k / w.group_size), group_steps(w.group_size / kStep) {}
+  QSPEC_INLINE Cursor cursor(int64_t strip) const { return {hi + strip_offset<L>(strip, num_octets), lo + strip_offset<L>(strip, num_octets)}; }
   QSPEC_INLINE auto load(const Cursor& c, int64_t step) const { return decoder.load(c.hi + step * kTileRows, c.lo + step * kTileRows); }
   template <int J>
   QSPEC_INLINE auto at(const typename Decoder::Words& words) const {
     return decoder.template at<J>(words);
   }
   QSPEC_INLINE auto scale(int64_t strip, int64_t group) const {
-    return L::load_bf16(weight.scales + strip_offset<L>(strip, num_groups) + group * kTileRows);
+    return L::load_bf16(scales + strip_offset<L>(strip, num_groups) + group * kTileRows);
   }
 
-  const PackedWeight& weight;
-  const Decoder decoder;
-  const float divisor;
-  const int64_t num_groups, group_steps;
+  Decoder decoder;
+  float divisor;
+  const uint32_t* hi;
+  const uint32_t* lo;
+  const uint16_t* scales;
+  int64_t num_octets, num_groups, group_steps;
 };
 
 template <class L>
 struct F32Source {
   static constexpr int kStep = 1;
-  static constexpr bool kGrouped = false;
+  static constexpr bool kGrouped = false, kHasTail = false;
   using Cursor = const float*;
   using Words = typename L::F;
 
-  explicit F32Source(const PackedWeight& w) : weight(w), group_steps(w.k) {}
-  QSPEC_INLINE Cursor cursor(int64_t strip) const { return static_cast<const float*>(weight.dense) + strip_offset<L>(strip, weight.k); }
+  explicit F32Source(const PackedWeight& w) : lines(static_cast<const float*>(w.dense)), group_steps(w.k) {}
+  QSPEC_INLINE Cursor cursor(int64_t strip) const { return lines + strip_offset<L>(strip, group_steps); }
   QSPEC_INLINE Words load(Cursor c, int64_t step) const { return L::load(c + step * kTileRows); }
   template <int J>
   QSPEC_INLINE auto at(const Words& words) const {
     return words;
   }
 
-  const PackedWeight& weight;
+  const float* lines;
   static constexpr float divisor = 1;
   static constexpr int64_t num_groups = 1;
-  const int64_t group_steps;
+  int64_t group_steps;
 };
 
 template <class L>
 struct Bf16Source {
   static constexpr int kStep = 2;
-  static constexpr bool kGrouped = false;
+  static constexpr bool kGrouped = false, kHasTail = true;
   using Cursor = const uint32_t*;
   using Words = typename L::I;
 
-  explicit Bf16Source(const PackedWeight& w) : weight(w), group_steps(w.k / 2) {}
-  QSPEC_INLINE Cursor cursor(int64_t strip) const {
-    return static_cast<const uint32_t*>(weight.dense) + strip_offset<L>(strip, (weight.k + 1) / 2);
-  }
+  explicit Bf16Source(const PackedWeight& w) : lines(static_cast<const uint32_t*>(w.dense)), group_steps(w.k / 2), has_tail(w.k % 2 != 0) {}
+  QSPEC_INLINE Cursor cursor(int64_t strip) const { return lines + strip_offset<L>(strip, group_steps + has_tail); }
   QSPEC_INLINE Words load(Cursor c, int64_t step) const { return L::load_words(c + step * kTileRows); }
   template <int J>
   QSPEC_INLINE auto at(const Words& words) const {
     return L::template bf16_of_pair<J>(words);
   }
 
-  const PackedWeight& weight;
+  const uint32_t* lines;
   static constexpr float divisor = 1;
   static constexpr int64_t num_groups = 1;
-  const int64_t group_steps;  // whole pairs; an odd last k is the kernel's tail
+  int64_t group_steps;  // whole pairs
+  bool has_tail;        // K is odd
 };
 
 }  // namespace
