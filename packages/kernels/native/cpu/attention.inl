@@ -1,7 +1,7 @@
 // Paged causal attention over the vector wrapper of one instruction set.
 //
-// Work: a *group* is up to 16 consecutive rows of one sequence, a *query* one (row, head) of it. For each kv head and each block of
-// kBlock = 32 positions, K is transposed once to [head_dim][32] float and V widened to rows, and every query of the group uses them:
+// Work: a *group* is up to 16 consecutive rows of one sequence, a *query* one (row, head) of it. For each block of kBlock = 32
+// positions and each kv head, K is transposed once to [head_dim][32] float and V widened to rows, and every query of the group uses them:
 //
 //   scores[32] = scale · q · K (a lane is a position, summed along head_dim in order)   -> running maximum, exp, running sum
 //   acc[head_dim] = acc · e^(old max - new max) + Σ_j p[j] · V[j] (a lane is a dimension, summed along positions in order)
@@ -23,9 +23,8 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 
 // K and V of one kv head at kBlock positions, as floats (int8: codes; the scales are apart).
 struct Block {
-  float* keys;                // [head_dim][kBlock]
-  float* value_storage;       // [kBlock][padded_dim]
-  const float* values[kBlock];  // into value_storage, or the cache itself when it is float already
+  float* keys;    // [head_dim][kBlock]
+  float* values;  // [kBlock][padded_dim]; copied even from a float cache, whose rows may all lie in one set of the first cache
   float key_scales[kBlock];   // int8 only
   float value_scales[kBlock];
   int begin, end;             // positions of the block that hold something
@@ -128,13 +127,7 @@ void load_block(const AttentionParams& params, int64_t row, int kv_head, int64_t
     const int64_t vector = slot_of(params.batch, cache.page_size, row, position + j) * cache.num_kv_heads + kv_head;
     key_rows[j] = static_cast<const char*>(cache.k) + vector * head_dim * element_bytes;
     const char* value_row = static_cast<const char*>(cache.v) + vector * head_dim * element_bytes;
-    if (kFormat == KvFormat::kF32 && padded_dim == head_dim) {
-      block.values[j] = reinterpret_cast<const float*>(value_row);
-    } else {
-      float* widened = block.value_storage + j * padded_dim;
-      widen_value<kFormat>(value_row, head_dim, widened);
-      block.values[j] = widened;
-    }
+    widen_value<kFormat>(value_row, head_dim, block.values + j * padded_dim);
     if constexpr (kFormat == KvFormat::kInt8) {
       block.key_scales[j] = cache.k_scales[vector];
       block.value_scales[j] = cache.v_scales[vector];
@@ -189,13 +182,13 @@ void softmax_step(Query& query, int begin, int end, int64_t padded_dim, float* s
 }
 
 template <int kQueries, int kVectors>
-void accumulate_dims(const Query* queries, const Block& block, int begin, int end, int64_t dim, const float* shares) {
+void accumulate_dims(const Query* queries, const Block& block, int begin, int end, int64_t padded_dim, int64_t dim, const float* shares) {
   F acc[kQueries][kVectors];
   for (int i = 0; i < kQueries; ++i) {
     for (int v = 0; v < kVectors; ++v) acc[i][v] = load(queries[i].acc + dim + v * kLanes);
   }
   for (int j = begin; j < end; ++j) {
-    const float* value = block.values[j] + dim;
+    const float* value = block.values + j * padded_dim + dim;
     for (int v = 0; v < kVectors; ++v) {
       const F x = load(value + v * kLanes);
       for (int i = 0; i < kQueries; ++i) acc[i][v] = fma(splat(shares[i * kBlock + j]), x, acc[i][v]);
@@ -210,9 +203,9 @@ template <int kQueries>
 void accumulate(const Query* queries, const Block& block, int begin, int end, int64_t padded_dim, const float* shares) {
   int64_t dim = 0;
   for (; dim + 4 * kLanes <= padded_dim; dim += 4 * kLanes) {
-    accumulate_dims<kQueries, 4>(queries, block, begin, end, dim, shares);
+    accumulate_dims<kQueries, 4>(queries, block, begin, end, padded_dim, dim, shares);
   }
-  for (; dim < padded_dim; dim += kLanes) accumulate_dims<kQueries, 1>(queries, block, begin, end, dim, shares);
+  for (; dim < padded_dim; dim += kLanes) accumulate_dims<kQueries, 1>(queries, block, begin, end, padded_dim, dim, shares);
 }
 
 template <int kQueries>
@@ -280,83 +273,109 @@ bool shares_slots(const BatchRows& batch, const Group& group, int64_t end) {
   return true;
 }
 
-// All blocks of one kv head for `per_row` heads a row, queries row by row.
+// Queries of one kv head, row by row, `per_row` heads each.
+struct HeadQueries {
+  int kv_head, per_row;
+  Query* queries;
+};
+
+// All blocks. Kv heads are the inner loop, so that one pass over the positions reads the cache in the order in which it lies.
 template <KvFormat kFormat>
-void attend_blocks(const AttentionParams& params, const Group& group, int kv_head, Query* queries, int per_row, Block& block) {
-  const int num_queries = static_cast<int>(group.count) * per_row;
+void attend_blocks(const AttentionParams& params, const Group& group, const HeadQueries* heads, int num_heads, Block& block) {
   for (int64_t position = group.lowest_first / kBlock * kBlock; position <= group.highest_own; position += kBlock) {
-    if (shares_slots(params.batch, group, position + kBlock)) {
-      attend_block<kFormat>(params, group, group.row, kv_head, position, queries, num_queries, block);
-      continue;
-    }
-    for (int r = 0; r < group.count; ++r) {
-      attend_block<kFormat>(params, group, group.row + r, kv_head, position, queries + r * per_row, per_row, block);
+    const bool is_shared = shares_slots(params.batch, group, position + kBlock);
+    for (int h = 0; h < num_heads; ++h) {
+      const int per_row = heads[h].per_row;
+      if (is_shared) {
+        attend_block<kFormat>(params, group, group.row, heads[h].kv_head, position, heads[h].queries,
+                              static_cast<int>(group.count) * per_row, block);
+        continue;
+      }
+      for (int r = 0; r < group.count; ++r) {
+        attend_block<kFormat>(params, group, group.row + r, heads[h].kv_head, position, heads[h].queries + r * per_row, per_row, block);
+      }
     }
   }
 }
 
-// Memory of one (group, kv head), carved out of the thread's scratch.
+// Memory of the queries in work, carved out of the thread's scratch.
 struct Workspace {
+  HeadQueries* heads;
   Query* queries;
-  float* q;     // [queries][head_dim]
   float* acc;   // [queries][padded_dim]
   float* sums;  // [queries][kLanes]
   Block block;
 };
 
-Workspace carve(int max_queries, int head_dim) {
-  const int64_t padded_dim = round_up(head_dim, kLanes), query_floats = round_up(sizeof(Query) / sizeof(float), 16) * max_queries;
-  const int64_t per_query = round_up(padded_dim + kLanes, 16);
-  const int64_t total = query_floats + per_query * max_queries + 2 * kBlock * padded_dim + 16 * 4;
-  float* next = thread_scratch(ScratchUse::kAttention, total);
+template <typename T>
+int64_t floats_for(int64_t count) {
+  return round_up(static_cast<int64_t>((count * sizeof(T) + sizeof(float) - 1) / sizeof(float)), 16);
+}
+
+Workspace carve(int64_t num_queries, int num_kv_heads, int head_dim) {
+  const int64_t padded_dim = round_up(head_dim, kLanes), block_floats = kBlock * padded_dim;
+  const int64_t acc_floats = round_up(padded_dim * num_queries, 16), sum_floats = round_up(kLanes * num_queries, 16);
+  float* next = thread_scratch(ScratchUse::kAttention, 2 * block_floats + acc_floats + sum_floats + floats_for<Query>(num_queries) +
+                                                           floats_for<HeadQueries>(num_kv_heads));
   Workspace work = {};
   work.block.keys = next;
-  work.block.value_storage = next += kBlock * padded_dim;
-  work.acc = next += kBlock * padded_dim;
-  work.sums = next += padded_dim * max_queries;
-  work.queries = reinterpret_cast<Query*>(next += round_up(static_cast<int64_t>(kLanes) * max_queries, 16));
+  work.block.values = next += block_floats;
+  work.acc = next += block_floats;
+  work.sums = next += acc_floats;
+  work.queries = reinterpret_cast<Query*>(next += sum_floats);
+  work.heads = reinterpret_cast<HeadQueries*>(next += floats_for<Query>(num_queries));
   return work;
 }
 
-// Heads [head, head + per_row) of one kv head, for all rows of the group; results to output + r · output_stride.
-void attend_heads(const AttentionParams& params, const Group& group, int head, int per_row, float* const* outputs) {
-  const int head_dim = params.cache.head_dim, kv_head = head / (params.num_heads / params.cache.num_kv_heads);
-  const int num_queries = static_cast<int>(group.count) * per_row;
-  const int64_t padded_dim = round_up(head_dim, kLanes);
-  Workspace work = carve(num_queries, head_dim);
-  for (int i = 0; i < num_queries; ++i) {
-    const int r = i / per_row;
-    Query& query = work.queries[i];
-    query = {params.qkv + (group.row + r) * params.qkv_stride + (head + i % per_row) * head_dim, work.acc + i * padded_dim,
-             work.sums + i * kLanes, -INFINITY, r};
-    for (int64_t d = 0; d < padded_dim; d += kLanes) store(query.acc + d, splat(0.0f));
-    store(query.sums, splat(0.0f));
+// Heads [begin, end) for all rows of the group; head h of row r goes to outputs[r] + (h - begin) · head_dim.
+void attend_heads(const AttentionParams& params, const Group& group, int begin, int end, float* const* outputs) {
+  const int head_dim = params.cache.head_dim, heads_per_kv = params.num_heads / params.cache.num_kv_heads;
+  const int64_t padded_dim = round_up(head_dim, kLanes), num_queries = group.count * (end - begin);
+  Workspace work = carve(num_queries, end - begin, head_dim);
+  int num_heads = 0;
+  int64_t index = 0;
+  for (int head = begin; head < end; ++num_heads) {
+    const int kv_head = head / heads_per_kv, kv_end = (kv_head + 1) * heads_per_kv, stop = kv_end < end ? kv_end : end;
+    work.heads[num_heads] = {kv_head, stop - head, work.queries + index};
+    for (int r = 0; r < group.count; ++r) {
+      for (int h = head; h < stop; ++h, ++index) {
+        const float* q = params.qkv + (group.row + r) * params.qkv_stride + int64_t{h} * head_dim;
+        work.queries[index] = {q, work.acc + index * padded_dim, work.sums + index * kLanes, -INFINITY, r};
+      }
+    }
+    head = stop;
   }
+  for (int64_t i = 0; i < num_queries * padded_dim; i += kLanes) store(work.acc + i, splat(0.0f));
+  for (int64_t i = 0; i < num_queries; ++i) store(work.sums + i * kLanes, splat(0.0f));
   switch (params.cache.format) {
-    case KvFormat::kF32: attend_blocks<KvFormat::kF32>(params, group, kv_head, work.queries, per_row, work.block); break;
-    case KvFormat::kBf16: attend_blocks<KvFormat::kBf16>(params, group, kv_head, work.queries, per_row, work.block); break;
-    default: attend_blocks<KvFormat::kInt8>(params, group, kv_head, work.queries, per_row, work.block); break;
+    case KvFormat::kF32: attend_blocks<KvFormat::kF32>(params, group, work.heads, num_heads, work.block); break;
+    case KvFormat::kBf16: attend_blocks<KvFormat::kBf16>(params, group, work.heads, num_heads, work.block); break;
+    default: attend_blocks<KvFormat::kInt8>(params, group, work.heads, num_heads, work.block); break;
   }
-  for (int i = 0; i < num_queries; ++i) {
+  for (int64_t i = 0; i < num_queries; ++i) {
     const Query& query = work.queries[i];
     const F inverse = div(splat(1.0f), sum_lanes(load(query.sums)));
     for (int64_t d = 0; d < padded_dim; d += kLanes) store(query.acc + d, mul(load(query.acc + d), inverse));
-    __builtin_memcpy(outputs[query.row] + (i % per_row) * head_dim, query.acc, head_dim * sizeof(float));
+    const int64_t head = (query.q - params.qkv) % params.qkv_stride / head_dim;
+    __builtin_memcpy(outputs[query.row] + (head - begin) * head_dim, query.acc, head_dim * sizeof(float));
   }
 }
 
-// Heads [begin, end) of all rows of the group, whole sink units: one kv head after the other, then the sink.
+// Heads [begin, end) of all rows of the group, whole sink units. A few rows take all heads in one pass over the cache; with many, the
+// sums of all heads would not stay in the first caches, so that kv heads come one after the other.
 void attend_group(const AttentionParams& params, const Group& group, int begin, int end) {
+  constexpr int64_t kMostSums = 8192;  // floats
   const int head_dim = params.cache.head_dim, heads_per_kv = params.num_heads / params.cache.num_kv_heads;
   const int64_t width = int64_t{params.num_heads} * head_dim, column = int64_t{begin} * head_dim, columns = int64_t{end - begin} * head_dim;
   float* staging = thread_scratch(ScratchUse::kAttentionRows, kGroupRows * width);
   float* targets[kGroupRows];
   for (int64_t r = 0; r < group.count; ++r) targets[r] = sink_target(params.sink, group.row + r, width, column, staging + r * width);
+  const bool is_small = group.count * columns <= kMostSums;
   for (int head = begin; head < end;) {
-    const int kv_end = (head / heads_per_kv + 1) * heads_per_kv, stop = kv_end < end ? kv_end : end;
+    const int kv_end = (head / heads_per_kv + 1) * heads_per_kv, stop = is_small || kv_end > end ? end : kv_end;
     float* outputs[kGroupRows];
     for (int64_t r = 0; r < group.count; ++r) outputs[r] = targets[r] + int64_t{head - begin} * head_dim;
-    attend_heads(params, group, head, stop - head, outputs);
+    attend_heads(params, group, head, stop, outputs);
     head = stop;
   }
   for (int64_t r = 0; r < group.count; ++r) finish_columns(params.sink, group.row + r, width, column, columns, targets[r]);
