@@ -1,3 +1,5 @@
+export { createArtifactWriter } from './artifact/create-artifact-writer.js';
+export { type ArtifactFileSystem, nodeFileSystem, type WritableFile } from './artifact/file-system.js';
 export { verifyArtifact } from './artifact/open-artifact.js';
 export type * from './artifact-writer.js';
 export type * from './checkpoint.js';

@@ -6,6 +6,8 @@ export const MAX_SAFETENSORS_HEADER_BYTES = 32 * 1024 * 1024;
 export const MAX_JSON_BYTES = 64 * 1024 * 1024;
 /** Bytes of GGUF metadata and tensor table together; vocabularies are in there. */
 export const MAX_GGUF_HEADER_BYTES = 256 * 1024 * 1024;
+/** A tokeniser is the largest file that is copied along. */
+export const MAX_COPIED_FILE_BYTES = 512 * 1024 * 1024;
 export const MAX_GGUF_STRING_BYTES = 16 * 1024 * 1024;
 export const MAX_GGUF_METADATA_ENTRIES = 65_536;
 export const MAX_GGUF_ARRAY_DEPTH = 4;

@@ -5,10 +5,11 @@ import { ByteFile, readSmallFile } from '../byte-file.js';
 import type { Checkpoint, TensorInfo } from '../checkpoint.js';
 import { FileCheckpoint } from '../file-checkpoint.js';
 import { readModelConfig } from '../formats/hugging-face.js';
-import { CHUNK_BYTES, MAX_JSON_BYTES } from '../limits.js';
+import { MAX_JSON_BYTES } from '../limits.js';
 import { expectShape } from '../model-tensors.js';
-import { FileRegion, type Region, streamRegion, VerifiedRegion } from '../region.js';
+import { FileRegion, type Region, VerifiedRegion } from '../region.js';
 import type { SafetensorsFile } from '../safetensors.js';
+import { sha256OfRegion } from '../sha256.js';
 import { openShards, type ShardSet } from '../shard-index.js';
 import { DenseTensor, type StoredTensor } from '../stored-tensor.js';
 import { findTokenizerFiles } from '../tokenizer-files.js';
@@ -69,9 +70,7 @@ async function verifyFile(folder: string, name: string, manifest: Manifest): Pro
   const file = await ByteFile.open(join(folder, name));
   try {
     expectSize(file, bytes);
-    const hash = createHash('sha256');
-    await streamRegion(new FileRegion(name, file, 0, bytes), 0, bytes, CHUNK_BYTES, (chunk) => hash.update(chunk));
-    expectDigest(file.path, sha256, hash.digest('hex'));
+    expectDigest(file.path, sha256, await sha256OfRegion(new FileRegion(name, file, 0, bytes)));
   } finally {
     await file.close();
   }
