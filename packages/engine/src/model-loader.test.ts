@@ -25,7 +25,7 @@ class RecordingBackend extends FakeBackend {
     return super.createWeight();
   }
 
-  override createVector(values = new Float32Array(0)) {
+  override createVector(values: Float32Array = new Float32Array(0)) {
     this.vectors.push(values);
     return super.createVector();
   }
