@@ -41,6 +41,7 @@ export interface LlmStats {
 export class LLM implements AsyncDisposable {
   private nextId = 0;
   private closing: Promise<void> | undefined;
+  private encodeTurn: Promise<void> = Promise.resolve();
   private readonly eosTokenIds: readonly number[];
 
   private constructor(
@@ -223,12 +224,19 @@ export class LLM implements AsyncDisposable {
 
   private async promptTokens(request: GenerateRequest): Promise<ArrayLike<number>> {
     if (request.tokens) return request.tokens;
+    await this.nextEncodeTurn();
     if (request.prompt !== undefined) return this.tokenizer.encode(request.prompt);
     return this.tokenizer.encodeChat(request.messages!, {
       addGenerationPrompt: true,
       ...(request.tools ? { tools: request.tools } : {}),
       ...(request.templateVariables ? { variables: request.templateVariables } : {}),
     });
+  }
+
+  /** Many requests at once encode their prompts in turns of the event loop of their own. */
+  private nextEncodeTurn(): Promise<void> {
+    this.encodeTurn = this.encodeTurn.then(() => new Promise((resolve) => setImmediate(resolve)));
+    return this.encodeTurn;
   }
 
   private checkTokens(tokens: ArrayLike<number>): Int32Array {
