@@ -4,6 +4,30 @@
 
 #include "qspec/params.h"
 
+namespace qspec::cpu {
+
+// What one draw looks for; see possible_winners.
+struct DrawBound {
+  uint32_t key[2], position;
+  float inverse_temperature;
+  float best;   // the best score so far
+  float slack;  // added to each score, so that rounding never hides a winner
+};
+
+// The sampler's passes over the vocabulary.
+struct SamplerKernels {
+  // Lowest id among the largest; NaN counts as -infinity.
+  int32_t (*argmax_row)(const float* logits, int64_t vocab);
+  // Σ exp((logit - top) · inverse_temperature); NaN counts as -infinity.
+  double (*sum_of_exps)(const float* logits, int64_t vocab, float top, float inverse_temperature);
+  // Ids from first_id (a multiple of 4) to first_id + kDrawChunk - 1 whose noisy score may reach bound.best, and their random words;
+  // returns how many. `logits` points to the logit of first_id.
+  int (*possible_winners)(const float* logits, int32_t first_id, const DrawBound& bound, int32_t* ids, uint32_t* words);
+};
+constexpr int kDrawChunk = 64;
+
+}  // namespace qspec::cpu
+
 #define QSPEC_DECLARE_ROW_OPS(isa)                                \
   namespace qspec::cpu::isa {                                     \
   void embedding(const EmbeddingParams& params, Part part);       \
@@ -12,7 +36,7 @@
   void rope_kv_write(const RopeKvWriteParams& params, Part part); \
   void attention(const AttentionParams& params, Part part);       \
   void silu_mul(const SiluMulParams& params, Part part);          \
-  int32_t argmax_row(const float* logits, int64_t vocab);         \
+  extern const SamplerKernels kSamplerKernels;                    \
   }
 
 QSPEC_DECLARE_ROW_OPS(generic)

@@ -205,25 +205,4 @@ void rope_kv_write(const RopeKvWriteParams& params, Part part) {
   }
 }
 
-// Lowest id among the largest; NaN counts as -infinity. Blocks of 4 vectors: the running maximum is compared once a block, and only a
-// block that beats it is looked at again.
-int32_t argmax_row(const float* logits, int64_t vocab) {
-  constexpr int kBlock = 4 * kLanes;
-  float best = -INFINITY;
-  int64_t best_index = 0, i = 0;
-  const auto look = [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; ++j) {
-      if (logits[j] > best) best = logits[j], best_index = j;
-    }
-  };
-  for (; i + kBlock <= vocab; i += kBlock) {
-    const F low = splat(-INFINITY);  // max takes its second argument when the first is NaN
-    F top = max(load(logits + i), low);
-    for (int j = 1; j < 4; ++j) top = max(load(logits + i + j * kLanes), top);
-    if (first(max_lanes(top)) > best) look(i, i + kBlock);
-  }
-  look(i, vocab);
-  return static_cast<int32_t>(best_index);
-}
-
 }  // namespace qspec::cpu::QSPEC_ISA

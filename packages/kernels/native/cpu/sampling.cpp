@@ -1,4 +1,4 @@
-// The sampler (sampling.h) for one row. Plain C++; only the greedy path is vectorised by hand.
+// The sampler (sampling.h) for one row. Plain C++ over three vectorised passes (sampler_kernels.inl).
 #include "qspec/sampling.h"
 
 #include <algorithm>
@@ -24,18 +24,20 @@ void philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
   out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-int32_t argmax_row(const float* logits, int64_t vocab) {
-  using Argmax = int32_t (*)(const float*, int64_t);
-  static const Argmax best = [] {
+namespace {
+
+const cpu::SamplerKernels& kernels() {
 #if defined(__x86_64__) || defined(_M_X64)
-    const CpuIsa isa = detect_cpu_isa();
-    if (isa >= CpuIsa::kAvx512) return Argmax{cpu::avx512::argmax_row};
-    if (isa == CpuIsa::kAvx2) return Argmax{cpu::avx2::argmax_row};
+  static const CpuIsa isa = detect_cpu_isa();
+  if (isa >= CpuIsa::kAvx512) return cpu::avx512::kSamplerKernels;
+  if (isa == CpuIsa::kAvx2) return cpu::avx2::kSamplerKernels;
 #endif
-    return Argmax{cpu::generic::argmax_row};
-  }();
-  return best(logits, vocab);
+  return cpu::generic::kSamplerKernels;
 }
+
+}  // namespace
+
+int32_t argmax_row(const float* logits, int64_t vocab) { return kernels().argmax_row(logits, vocab); }
 
 namespace {
 
@@ -138,6 +140,12 @@ void for_each_at_least(const float* logits, int64_t vocab, const float& threshol
   }
 }
 
+bool any_at_least(const float* chunk, float threshold) {
+  int any = 0;
+  for (int j = 0; j < cpu::kDrawChunk; ++j) any |= chunk[j] >= threshold;
+  return any != 0;
+}
+
 // The k most likely ids, in no order. A heap with the least likely of them on top; few ids get past it after the first thousands.
 void select_top_k(const float* logits, int64_t vocab, int k, std::vector<int32_t>& ids) {
   const MoreLikely more_likely{logits};
@@ -156,43 +164,39 @@ void select_top_k(const float* logits, int64_t vocab, int k, std::vector<int32_t
   });
 }
 
-// e^x for x <= 0, relative error under 2e-7, 0 under -87; written so that compilers vectorise it.
-float exp_negative(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float shifted = clamped * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  const float p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return x < -87.0f ? 0.0f : (p * r * r + r + 1.0f) * power;
-}
-
-// Σ exp((logit - top) / temperature) over all ids.
-double sum_of_exps(const float* logits, int64_t vocab, float top, float temperature) {
-  const float factor = 1 / temperature;
-  double sum = 0;
-  for (int64_t i = 0; i < vocab; i += 256) {
-    const int64_t count = std::min<int64_t>(256, vocab - i);
-    float exps[256];
-    for (int64_t j = 0; j < count; ++j) {
-      const float x = (logits[i + j] - top) * factor;
-      exps[j] = exp_negative(x == x ? x : -INFINITY);
-    }
-    float lanes[8] = {};
-    for (int64_t j = 0; j + 8 <= count; j += 8) {
-      for (int k = 0; k < 8; ++k) lanes[k] += exps[j + k];
-    }
-    for (int64_t j = count / 8 * 8; j < count; ++j) lanes[0] += exps[j];
-    for (float lane : lanes) sum += lane;
-  }
-  return sum;
-}
-
 double weight_of(const float* logits, int32_t id, float top, float temperature) {
   return std::exp((static_cast<double>(logits[id]) - top) / temperature);
+}
+
+int32_t median(int32_t a, int32_t b, int32_t c, const MoreLikely& more_likely) {
+  if (more_likely(b, a)) std::swap(a, b);
+  return more_likely(c, a) ? a : more_likely(c, b) ? c : b;
+}
+
+// Number of most likely ids that together weigh `target`; they are moved to the front. Quickselect by weight: O(n), sorts only the last few.
+size_t nucleus_size(const float* logits, float top, const SamplerParams& params, double target, std::vector<int32_t>& ids) {
+  const MoreLikely more_likely{logits};
+  const auto weight = [&](int32_t id) { return weight_of(logits, id, top, params.temperature); };
+  auto begin = ids.begin(), end = ids.end();  // [ids.begin(), begin) is in, [end, …) is out
+  double reached = 0;
+  while (end - begin > 64) {
+    const int32_t pivot = median(begin[0], begin[(end - begin) / 2], end[-1], more_likely);
+    const auto middle = std::partition(begin, end, [&](int32_t id) { return !more_likely(pivot, id); });  // at least the pivot
+    double mass = 0;
+    for (auto it = begin; it != middle; ++it) mass += weight(*it);
+    if (reached + mass < target) {
+      reached += mass, begin = middle;
+    } else if (middle == end) {  // the pivot was the least likely
+      std::iter_swap(std::find(begin, end, pivot), end - 1);
+      if (reached + mass - weight(pivot) < target) return end - ids.begin();
+      --end;
+    } else {
+      end = middle;
+    }
+  }
+  std::sort(begin, end, more_likely);
+  while (begin != end && reached < target) reached += weight(*begin++);
+  return begin - ids.begin();
 }
 
 // Leaves in `ids` the smallest set of most likely ids whose probability is at least top_p. `from_all`: out of the whole vocabulary, else
@@ -200,7 +204,7 @@ double weight_of(const float* logits, int32_t id, float top, float temperature) 
 void keep_top_p(const float* logits, int64_t vocab, float top, const SamplerParams& params, bool from_all, std::vector<int32_t>& ids) {
   double sum = 0;
   if (from_all) {
-    sum = sum_of_exps(logits, vocab, top, params.temperature);
+    sum = kernels().sum_of_exps(logits, vocab, top, 1 / params.temperature);
     const double least = std::max((1 - static_cast<double>(params.top_p)) * sum / static_cast<double>(vocab) * 0.999, 1e-300);
     const float threshold = std::nextafter(static_cast<float>(top + std::log(least) * params.temperature), -INFINITY);
     ids.clear();
@@ -208,16 +212,7 @@ void keep_top_p(const float* logits, int64_t vocab, float top, const SamplerPara
   } else {
     for (int32_t id : ids) sum += weight_of(logits, id, top, params.temperature);
   }
-  const MoreLikely more_likely{logits};
-  const auto less_likely = [&](int32_t a, int32_t b) { return more_likely(b, a); };
-  std::make_heap(ids.begin(), ids.end(), less_likely);
-  double reached = 0;
-  auto end = ids.end();
-  while (end != ids.begin() && reached < params.top_p * sum) {
-    std::pop_heap(ids.begin(), end, less_likely);
-    reached += weight_of(logits, *--end, top, params.temperature);
-  }
-  ids.erase(ids.begin(), end);
+  ids.resize(nucleus_size(logits, top, params, params.top_p * sum, ids));
 }
 
 // logit / temperature of the least likely id that min-p keeps, as a logit.
@@ -232,27 +227,30 @@ int32_t draw_from(const float* logits, const std::vector<int32_t>& ids, const Sa
   return best.id;
 }
 
-// Draws from all ids with logit >= `least`. Skips, exactly, what cannot win: an id that trails the best score by d needs g >= d, and
-// since -log(u) >= 1 - u that takes 1 - u <= e^-d. The whole part of d looks e^-d up, so that few ids are ever put through two logarithms.
+// Draws from all ids with logit >= `least`, without looking closely at what cannot win: the kernels pass on few ids, and those are put
+// through the two logarithms in double.
 int32_t draw_from_all(const float* logits, int64_t vocab, int32_t top_id, double least, const SamplerParams& params, int64_t position) {
-  double most[25];  // most[n] > e^-n
-  for (int n = 0; n < 25; ++n) most[n] = std::exp(-n) * 1.000001;
-  WordStream words(params, position);
   const double temperature = params.temperature;
+  WordStream stream(params, position);
   Best best;
-  float threshold = -INFINITY;
-  const auto offer = [&](int32_t id) {
-    if (static_cast<double>(logits[id]) < least) return;
-    const double scaled = logits[id] / temperature, behind = best.score - scaled;
-    if (behind > kMaxGumbel) return;
-    const uint32_t word = words.word(id);
-    if (behind > 0 && 1 - (word + 0.5) * 0x1p-32 > most[static_cast<int>(behind)]) return;
-    best.offer(id, scaled + gumbel(word));
-    const double reach = (best.score - kMaxGumbel) * temperature, floor = std::max(reach, least);
-    threshold = static_cast<float>(floor - 1e-6 * std::fabs(floor));  // rounding must not lift it
+  const auto offer = [&](int32_t id, uint32_t word) {
+    if (static_cast<double>(logits[id]) >= least) best.offer(id, logits[id] / temperature + gumbel(word));
   };
-  offer(top_id);
-  for_each_at_least(logits, vocab, threshold, offer);
+  offer(top_id, stream.word(top_id));
+  cpu::DrawBound bound = {{params.seed, params.stream}, static_cast<uint32_t>(position), static_cast<float>(1 / temperature), 0, 0};
+  const auto possible_winners = kernels().possible_winners;
+  int64_t first = 0;
+  for (; first + cpu::kDrawChunk <= vocab; first += cpu::kDrawChunk) {
+    const double reach = std::max((best.score - kMaxGumbel) * temperature, least);
+    if (!any_at_least(logits + first, static_cast<float>(reach - 1e-6 * std::fabs(reach)))) continue;
+    int32_t ids[cpu::kDrawChunk];
+    uint32_t words[cpu::kDrawChunk];
+    bound.best = static_cast<float>(best.score);
+    bound.slack = static_cast<float>(1e-5 + 1e-6 * std::fabs(best.score));  // of scores within 23 of the best: a few roundings
+    const int count = possible_winners(logits + first, static_cast<int32_t>(first), bound, ids, words);
+    for (int i = 0; i < count; ++i) offer(ids[i], words[i]);
+  }
+  for (; first < vocab; ++first) offer(static_cast<int32_t>(first), stream.word(static_cast<int32_t>(first)));
   return best.id;
 }
 

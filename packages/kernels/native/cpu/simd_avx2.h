@@ -43,6 +43,7 @@ inline I splat_i(int32_t a) { return _mm256_set1_epi32(a); }
 inline I add_i(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I sub_i(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I and_i(I a, I b) { return _mm256_and_si256(a, b); }
+inline I xor_i(I a, I b) { return _mm256_xor_si256(a, b); }
 inline I max_i(I a, I b) { return _mm256_max_epi32(a, b); }
 template <int kBits>
 I shift_left(I a) { return _mm256_slli_epi32(a, kBits); }
@@ -55,6 +56,13 @@ inline I as_int(F a) { return _mm256_castps_si256(a); }
 inline F select(F a, F b, I mask) { return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(mask)); }
 inline F if_less(F x, F y, F a, F b) { return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ)); }
 inline I less_i(I a, I b) { return _mm256_cmpgt_epi32(b, a); }
+inline void mul_wide(I a, uint32_t b, I& low, I& high) {
+  const I factor = _mm256_set1_epi32(static_cast<int>(b));
+  const I even = _mm256_mul_epu32(a, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), factor);
+  low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+inline uint32_t at_least(F a, F b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
 template <int kDistance>
 F swap(F a) {
   if constexpr (kDistance == 1) return _mm256_permute_ps(a, 0xb1);

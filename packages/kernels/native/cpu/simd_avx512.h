@@ -52,6 +52,7 @@ inline I splat_i(int32_t a) { return _mm512_set1_epi32(a); }
 inline I add_i(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I sub_i(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I and_i(I a, I b) { return _mm512_and_si512(a, b); }
+inline I xor_i(I a, I b) { return _mm512_xor_si512(a, b); }
 inline I max_i(I a, I b) { return _mm512_max_epi32(a, b); }
 template <int kBits>
 I shift_left(I a) { return _mm512_slli_epi32(a, kBits); }
@@ -64,6 +65,13 @@ inline I as_int(F a) { return _mm512_castps_si512(a); }
 inline F select(F a, F b, I mask) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(mask), a, b); }
 inline F if_less(F x, F y, F a, F b) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a); }
 inline I less_i(I a, I b) { return _mm512_movm_epi32(_mm512_cmplt_epi32_mask(a, b)); }
+inline void mul_wide(I a, uint32_t b, I& low, I& high) {
+  const I factor = _mm512_set1_epi32(static_cast<int>(b));
+  const I even = _mm512_mul_epu32(a, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), factor);
+  low = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+  high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+}
+inline uint32_t at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 template <int kDistance>
 F swap(F a) {
   if constexpr (kDistance == 1) return _mm512_permute_ps(a, 0xb1);

@@ -59,6 +59,7 @@ inline I splat_i(int32_t a) { QSPEC_LANES(I, a); }
 inline I add_i(I a, I b) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i]))); }
 inline I sub_i(I a, I b) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) - static_cast<uint32_t>(b.lane[i]))); }
 inline I and_i(I a, I b) { QSPEC_LANES(I, a.lane[i] & b.lane[i]); }
+inline I xor_i(I a, I b) { QSPEC_LANES(I, a.lane[i] ^ b.lane[i]); }
 inline I max_i(I a, I b) { QSPEC_LANES(I, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 template <int kBits>
 I shift_left(I a) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) << kBits)); }
@@ -87,6 +88,20 @@ inline F select(F a, F b, I mask) { QSPEC_LANES(F, mask.lane[i] ? b.lane[i] : a.
 inline F if_less(F x, F y, F a, F b) { QSPEC_LANES(F, x.lane[i] < y.lane[i] ? a.lane[i] : b.lane[i]); }
 inline I less_i(I a, I b) { QSPEC_LANES(I, a.lane[i] < b.lane[i] ? -1 : 0); }
 inline I lane_index() { QSPEC_LANES(I, i); }
+// 32 x 32 -> 64 bits, unsigned: the low and the high words.
+inline void mul_wide(I a, uint32_t b, I& low, I& high) {
+  for (int i = 0; i < kLanes; ++i) {
+    const uint64_t product = static_cast<uint64_t>(static_cast<uint32_t>(a.lane[i])) * b;
+    low.lane[i] = static_cast<int32_t>(static_cast<uint32_t>(product));
+    high.lane[i] = static_cast<int32_t>(static_cast<uint32_t>(product >> 32));
+  }
+}
+// Bit i: a >= b in lane i (never where either is NaN).
+inline uint32_t at_least(F a, F b) {
+  uint32_t mask = 0;
+  for (int i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(a.lane[i] >= b.lane[i]) << i;
+  return mask;
+}
 // Lane i takes lane i XOR kDistance.
 template <int kDistance>
 F swap(F a) { QSPEC_LANES(F, a.lane[i ^ kDistance]); }

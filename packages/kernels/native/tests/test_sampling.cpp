@@ -33,6 +33,15 @@ int32_t reference_pick(const std::vector<float>& logits, const SamplerParams& pa
                                static_cast<int>(drafted.size()));
 }
 
+std::vector<const cpu::SamplerKernels*> kernels_of_this_machine() {
+  std::vector<const cpu::SamplerKernels*> all = {&cpu::generic::kSamplerKernels};
+#if defined(__x86_64__)
+  if (detect_cpu_isa() >= CpuIsa::kAvx2) all.push_back(&cpu::avx2::kSamplerKernels);
+  if (detect_cpu_isa() >= CpuIsa::kAvx512) all.push_back(&cpu::avx512::kSamplerKernels);
+#endif
+  return all;
+}
+
 // Random123 1.14, kat_vectors, philox4x32 10.
 QSPEC_TEST(philox_gives_the_published_words) {
   const uint32_t cases[3][10] = {
@@ -57,11 +66,8 @@ QSPEC_TEST(greedy_takes_the_lowest_of_equal_ids) {
 
 QSPEC_TEST(argmax_of_every_instruction_set_finds_the_first_largest) {
   Rng rng(1);
-  std::vector<int32_t (*)(const float*, int64_t)> functions = {argmax_row, cpu::generic::argmax_row};
-#if defined(__x86_64__)
-  if (detect_cpu_isa() >= CpuIsa::kAvx2) functions.push_back(cpu::avx2::argmax_row);
-  if (detect_cpu_isa() >= CpuIsa::kAvx512) functions.push_back(cpu::avx512::argmax_row);
-#endif
+  std::vector<int32_t (*)(const float*, int64_t)> functions = {argmax_row};
+  for (const cpu::SamplerKernels* kernels : kernels_of_this_machine()) functions.push_back(kernels->argmax_row);
   for (int trial = 0; trial < 2000; ++trial) {
     std::vector<float> logits(rng.integer(1, 300));
     for (float& logit : logits) {
@@ -101,6 +107,53 @@ QSPEC_TEST(pruned_draws_equal_full_evaluation) {
     for (int64_t position : {0, 5, 123456}) {
       const int32_t expected = reference_pick(logits, params, position), actual = pick(logits, params, position);
       if (actual != expected) fail(__FILE__, __LINE__, "trial %d: expected %d but received %d", trial, expected, actual);
+    }
+  }
+}
+
+// Every id that reaches the best score in double must be passed on, with its own random word; few others may be.
+QSPEC_TEST(kernels_pass_on_every_possible_winner) {
+  Rng rng(21);
+  for (const cpu::SamplerKernels* kernels : kernels_of_this_machine()) {
+    int num_passed = 0, num_winners = 0;
+    for (int trial = 0; trial < 4000; ++trial) {
+      const float temperature = rng.uniform(0.1f, 2.0f), scale = trial % 2 ? 300.0f : 4.0f;
+      std::vector<float> logits = rng.normals(cpu::kDrawChunk, scale * temperature);
+      if (trial % 5 == 0) logits[3] = NAN, logits[60] = -INFINITY;
+      const double best = rng.uniform(-1, 2) * scale + 5;
+      cpu::DrawBound bound = {{static_cast<uint32_t>(rng.next()), 7}, static_cast<uint32_t>(trial), 1 / temperature, static_cast<float>(best),
+                              static_cast<float>(1e-5 + 1e-6 * std::fabs(best))};
+      const int32_t first_id = 4 * rng.integer(0, 50000);
+      int32_t ids[cpu::kDrawChunk];
+      uint32_t words[cpu::kDrawChunk];
+      const int count = kernels->possible_winners(logits.data(), first_id, bound, ids, words);
+      num_passed += count;
+      for (int i = 0; i < cpu::kDrawChunk; ++i) {
+        const uint32_t counter[4] = {static_cast<uint32_t>(first_id + i) / 4, static_cast<uint32_t>(trial), 0, 0};
+        uint32_t out[4];
+        philox4x32_10(counter, bound.key, out);
+        const uint32_t word = out[(first_id + i) % 4];
+        const double score = logits[i] / static_cast<double>(temperature) - std::log(-std::log((word + 0.5) / 4294967296.0));
+        const int32_t* found = std::find(ids, ids + count, first_id + i);
+        if (found != ids + count) QSPEC_EXPECT(words[found - ids] == word);
+        if (score >= best) QSPEC_EXPECT(found != ids + count);
+        num_winners += score >= best;
+      }
+    }
+    QSPEC_EXPECT(num_winners > 1000 && num_passed < 2 * num_winners);
+  }
+}
+
+QSPEC_TEST(sums_of_exponentials_of_every_instruction_set) {
+  Rng rng(22);
+  for (int64_t vocab : {1, 7, 16, 100, 5000}) {
+    std::vector<float> logits = rng.normals(vocab, 5);
+    if (vocab > 1) logits[1] = NAN, logits[vocab - 1] = -INFINITY;
+    const float top = logits[argmax_row(logits.data(), vocab)], temperature = 0.8f;
+    double expected = 0;
+    for (float logit : logits) expected += logit == logit ? std::exp((static_cast<double>(logit) - top) / temperature) : 0;
+    for (const cpu::SamplerKernels* kernels : kernels_of_this_machine()) {
+      QSPEC_EXPECT(std::fabs(kernels->sum_of_exps(logits.data(), vocab, top, 1 / temperature) / expected - 1) < 1e-6);
     }
   }
 }
