@@ -15,10 +15,10 @@ class Worker : public Napi::AsyncWorker {
   using Execution = std::function<Status()>;
   using Finish = std::function<Napi::Value(Napi::Env)>;
 
-  // Starts at once. What the lambdas capture lives until the promise is settled; `keep` is a JavaScript value that must, too.
+  // Starts at once. What the lambdas capture lives until the promise is settled; `keep` is an object that must, too.
   static Napi::Promise start(Napi::Env env, Execution execute, Finish finish, Napi::Value keep = {}) {
     auto* const worker = new Worker(env, std::move(execute), std::move(finish));
-    if (!keep.IsEmpty()) worker->Receiver().Set("keep", keep);
+    if (!keep.IsEmpty()) worker->keep_ = Napi::Persistent(keep.As<Napi::Object>());
     const Napi::Promise promise = worker->deferred_.Promise();
     worker->Queue();
     return promise;
@@ -51,6 +51,7 @@ class Worker : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
   Execution execute_;
   Finish finish_;
+  Napi::ObjectReference keep_;
   Status status_;
 };
 
