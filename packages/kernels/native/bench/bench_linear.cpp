@@ -97,6 +97,7 @@ QSPEC_BENCH_TARGET double fma_loop(int64_t iterations) {
   __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
   asm volatile("" : "+x"(x), "+x"(y));
   for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 16
     for (auto& a : acc) a = _mm512_fmadd_ps(a, x, y);
   }
   for (auto& a : acc) asm volatile("" ::"x"(a));

@@ -2,6 +2,7 @@
 //
 // Memory of one weight:  hi | lo | scales | dense   (each present section begins at a multiple of 64 bytes)
 // Padding rows of the last tile are zero weights: code 0 (nibble 8) and scale 0.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -113,70 +114,91 @@ Status sum_rows(const std::vector<WeightSource>& parts, int64_t* n) {
   return {};
 }
 
-}  // namespace
+// Writable pointers into the block; absent sections are null.
+struct Planes {
+  uint32_t* hi = nullptr;
+  uint32_t* lo = nullptr;
+  uint16_t* scales = nullptr;
+  char* dense = nullptr;
 
-ResidentWeight::~ResidentWeight() { std::free(memory_); }
+  Planes(void* memory, const Sections& s, WeightKind kind) {
+    char* base = static_cast<char*>(memory);
+    if (is_dense(kind)) {
+      dense = base + s.dense;
+      return;
+    }
+    hi = reinterpret_cast<uint32_t*>(base + s.hi);
+    if (kind == WeightKind::kNested8) lo = reinterpret_cast<uint32_t*>(base + s.lo);
+    scales = reinterpret_cast<uint16_t*>(base + s.scales);
+  }
+};
 
-Status ResidentWeight::create(const std::vector<WeightSource>& parts, std::unique_ptr<ResidentWeight>* out) {
+// Zero weights into the whole last tile; its real rows come over them.
+void fill_last_tile(const PackedWeight& w, const Planes& planes) {
+  const int64_t tile = w.num_tiles() - 1;
+  if (planes.dense != nullptr) {
+    const size_t tile_bytes = static_cast<size_t>(w.kind == WeightKind::kDenseF32 ? w.k : w.k / 2 + w.k % 2) * kLineBytes;
+    std::memset(planes.dense + static_cast<size_t>(tile) * tile_bytes, 0, tile_bytes);
+    return;
+  }
+  const int64_t words = w.k / 8 * kTileRows, scales = w.k / w.group_size * kTileRows;
+  std::fill_n(planes.hi + tile * words, words, kZeroCodes);
+  if (planes.lo != nullptr) std::fill_n(planes.lo + tile * words, words, kZeroCodes);
+  std::fill_n(planes.scales + tile * scales, scales, uint16_t{0});
+}
+
+void pack_row(const WeightSource& part, int64_t part_row, int64_t row, const PackedWeight& w, const Planes& planes) {
+  if (planes.dense != nullptr) return cpu::pack_dense_row(part, part_row, row, w.kind, planes.dense);
+  const int64_t octets = w.k / 8, groups = w.k / w.group_size;
+  cpu::pack_codes_row(part.hi + part_row * octets, w.k, row, planes.hi);
+  if (planes.lo != nullptr) cpu::pack_codes_row(part.lo + part_row * octets, w.k, row, planes.lo);
+  cpu::pack_scales_row(part.scales + part_row * groups, groups, row, planes.scales);
+}
+
+Status describe(const std::vector<WeightSource>& parts, PackedWeight* view) {
   if (parts.empty()) return {StatusCode::kInvalidArgument, "Expected at least one part of a weight but received none."};
   const WeightSource& first = parts.front();
   for (const WeightSource& part : parts) {
     QSPEC_RETURN_IF_ERROR(check_source(part));
     QSPEC_RETURN_IF_ERROR(check_stack(first, part));
   }
-  std::unique_ptr<ResidentWeight> weight(new (std::nothrow) ResidentWeight());
-  if (!weight) return {StatusCode::kOutOfMemory, "Weight `" + first.name + "`: no memory is left."};
-  PackedWeight& view = weight->view_;
-  QSPEC_RETURN_IF_ERROR(sum_rows(parts, &view.n));
+  QSPEC_RETURN_IF_ERROR(sum_rows(parts, &view->n));
   const bool dense = is_dense(first.kind);
-  view.kind = !dense ? first.kind : first.dense_type == DenseType::kBf16 ? WeightKind::kDenseBf16 : WeightKind::kDenseF32;
-  view.k = first.k;
-  view.group_size = dense ? 0 : first.group_size;
-  view.radix = first.kind == WeightKind::kNested8 ? first.radix : 1;
-  view.hadamard_block = first.hadamard_block;
+  view->kind = !dense ? first.kind : first.dense_type == DenseType::kBf16 ? WeightKind::kDenseBf16 : WeightKind::kDenseF32;
+  view->k = first.k;
+  view->group_size = dense ? 0 : first.group_size;
+  view->radix = first.kind == WeightKind::kNested8 ? first.radix : 1;
+  view->hadamard_block = first.hadamard_block;
+  return {};
+}
 
+Status out_of_memory(const std::string& name, const PackedWeight& w, const Sections& sections) {
+  const std::string bytes = sections.fits ? std::to_string(sections.total) : "more than 2^62";
+  return {StatusCode::kOutOfMemory, "Weight `" + name + "`: could not allocate " + bytes + " bytes for [" + std::to_string(w.n) + ", " + std::to_string(w.k) +
+                                        "]; free memory or use a smaller format."};
+}
+
+}  // namespace
+
+ResidentWeight::~ResidentWeight() { std::free(memory_); }
+
+Status ResidentWeight::create(const std::vector<WeightSource>& parts, std::unique_ptr<ResidentWeight>* out) {
+  PackedWeight view{};
+  QSPEC_RETURN_IF_ERROR(describe(parts, &view));
   const Sections sections = lay_out(view);
-  weight->memory_ = sections.fits ? allocate(sections.total) : nullptr;
-  if (weight->memory_ == nullptr) {
-    return {StatusCode::kOutOfMemory, "Weight `" + first.name + "`: could not allocate " +
-                                          (sections.fits ? std::to_string(sections.total) : "more than " + std::to_string(std::numeric_limits<size_t>::max() / 4)) +
-                                          " bytes for [" + std::to_string(view.n) + ", " + std::to_string(view.k) + "]; free memory or use a smaller format."};
-  }
-  weight->bytes_ = sections.total;
-  char* base = static_cast<char*>(weight->memory_);
-  uint32_t* hi = reinterpret_cast<uint32_t*>(base + sections.hi);
-  uint32_t* lo = reinterpret_cast<uint32_t*>(base + sections.lo);
-  uint16_t* scales = reinterpret_cast<uint16_t*>(base + sections.scales);
-  void* dense_data = base + sections.dense;
+  std::unique_ptr<ResidentWeight> weight(new (std::nothrow) ResidentWeight());
+  if (weight != nullptr && sections.fits) weight->memory_ = allocate(sections.total);
+  if (weight == nullptr || weight->memory_ == nullptr) return out_of_memory(parts.front().name, view, sections);
 
-  // The last tile's padding first, then the rows over it.
-  const int64_t tiles = view.num_tiles(), octets = view.k / 8, groups = dense ? 0 : view.k / view.group_size;
-  if (dense) {
-    const size_t tile_bytes = static_cast<size_t>(view.kind == WeightKind::kDenseF32 ? view.k : (view.k + 1) / 2) * 64;
-    std::memset(static_cast<char*>(dense_data) + static_cast<size_t>(tiles - 1) * tile_bytes, 0, tile_bytes);
-  } else {
-    for (int64_t i = (tiles - 1) * octets * kTileRows; i < tiles * octets * kTileRows; ++i) {
-      hi[i] = kZeroCodes;
-      if (view.kind == WeightKind::kNested8) lo[i] = kZeroCodes;
-    }
-    std::memset(scales + (tiles - 1) * groups * kTileRows, 0, static_cast<size_t>(groups) * kTileRows * 2);
-  }
+  const Planes planes(weight->memory_, sections, view.kind);
+  fill_last_tile(view, planes);
   int64_t row = 0;
   for (const WeightSource& part : parts) {
-    for (int64_t i = 0; i < part.n; ++i, ++row) {
-      if (dense) {
-        cpu::pack_dense_row(part, i, row, view.kind, dense_data);
-        continue;
-      }
-      cpu::pack_codes_row(part.hi + i * octets, view.k, row, hi);
-      if (view.kind == WeightKind::kNested8) cpu::pack_codes_row(part.lo + i * octets, view.k, row, lo);
-      cpu::pack_scales_row(part.scales + i * groups, groups, row, scales);
-    }
+    for (int64_t i = 0; i < part.n; ++i) pack_row(part, i, row++, view, planes);
   }
-  view.hi = dense ? nullptr : hi;
-  view.lo = view.kind == WeightKind::kNested8 ? lo : nullptr;
-  view.scales = dense ? nullptr : scales;
-  view.dense = dense ? dense_data : nullptr;
+  view.hi = planes.hi, view.lo = planes.lo, view.scales = planes.scales, view.dense = planes.dense;
+  weight->view_ = view;
+  weight->bytes_ = sections.total;
   *out = std::move(weight);
   return {};
 }
