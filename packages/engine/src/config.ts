@@ -32,7 +32,7 @@ export interface LlmOptions {
   kvFormat?: KvFormat;
   /** Tokens a KV page: 16 (default), 32 or 64. */
   pageSize?: number;
-  /** Size of the KV pool in tokens. Default: enough for `maxRunning` contexts, at most half of the free memory. */
+  /** Size of the KV pool in tokens. Default: enough for `maxRunning` contexts, within 1 GiB (or one context) and half of the free memory. */
   kvCacheTokens?: number;
   /** Share the KV pages of equal prompt beginnings. Default true. */
   prefixCaching?: boolean;

@@ -12,7 +12,7 @@ export { Engine, type EngineOptions } from './engine.js';
 export { EventQueue } from './event-queue.js';
 export { Generation, type GenerationListener, type GenerationOptions } from './generation.js';
 export { type GenerateResult, LLM, type LlmStats } from './llm.js';
-export { KV_MEMORY_SHARE, type MemoryPlan, type MemoryRequest, planMemory } from './memory-plan.js';
+export { KV_DEFAULT_BYTES, KV_MEMORY_SHARE, type MemoryPlan, type MemoryRequest, planMemory } from './memory-plan.js';
 export { assertModeFits, defaultTargetMode, type WeightKind, weightKind } from './mode-check.js';
 export { checkpointTensors, Model, type ModelOptions } from './model.js';
 export { type LoadModelOptions, type LoadProgress, loadModel, type TensorProvider } from './model-loader.js';

@@ -1,10 +1,12 @@
 import { fileURLToPath } from 'node:url';
-import type { KernelBackend } from '@qspec/core';
+import { openCheckpoint } from '@qspec/checkpoint';
+import type { KernelBackend, ModelConfig } from '@qspec/core';
 import { createCpuBackend, createReferenceBackend } from '@qspec/kernels';
 import { afterAll, describe, expect, it } from 'vitest';
 import { forwardLogits } from '../testing/forward.js';
 import { compareLogits, readGolden, vectorPath } from '../testing/golden.js';
-import { Model } from './model.js';
+import { checkpointTensors, Model } from './model.js';
+import { loadModel } from './model-loader.js';
 
 /** Largest |difference| over the row's largest |logit|: weights are bfloat16 on both sides, sums float32. */
 const MAX_RELATIVE_ERROR = 1e-3;
@@ -39,6 +41,30 @@ describe.each(backends)('logits on the %s backend', (_, backend) => {
         expect(error.cosine).toBeGreaterThan(MIN_COSINE);
       }
     }
+  });
+});
+
+/** Traits left out one at a time, and the checkpoint that must notice. */
+const MUTATIONS: [string, string, (config: ModelConfig) => ModelConfig][] = [
+  ['llama3 rope scaling', 'llama-llama3-rope-tied', ({ ropeScaling: _, ...config }) => config],
+  ['linear rope scaling', 'llama-bias-linear-rope', ({ ropeScaling: _, ...config }) => config],
+  ['qkv biases', 'llama-bias-linear-rope', (config) => ({ ...config, qkvBias: false })],
+  ['the o bias', 'llama-bias-linear-rope', (config) => ({ ...config, oBias: false })],
+  ['mlp biases', 'llama-bias-linear-rope', (config) => ({ ...config, mlpBias: false })],
+  ['yarn scaling', 'llama-yarn', ({ ropeScaling: _, ...config }) => config],
+  ['the sliding window', 'mistral-sliding', (config) => ({ ...config, slidingWindows: [0, 0] })],
+  ['norms of q and k', 'qwen3-qk-norm', (config) => ({ ...config, architecture: 'llama' })],
+];
+
+describe('the vectors', () => {
+  it.each(MUTATIONS)('would show if %s were left out', async (_, name, mutate) => {
+    const [, backend] = backends[1]!;
+    await using checkpoint = await openCheckpoint(vectorPath(name));
+    const model = await loadModel(backend, mutate(checkpoint.config), checkpointTensors(checkpoint));
+    const prompt = readGolden(`${name}/expected.json`).at(-1)!;
+    const logits = await forwardLogits(backend, model, { mode: 'w16a16' }, prompt, 150);
+    const error = compareLogits(logits, prompt.logits, model.config.vocabSize);
+    expect(error.relativeToLargest).toBeGreaterThan(10 * MAX_RELATIVE_ERROR);
   });
 });
 

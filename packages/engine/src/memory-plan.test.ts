@@ -23,6 +23,12 @@ describe('planMemory', () => {
     expect(plan.maxContext).toBe(256);
   });
 
+  it('stays within a default size unless one sequence needs more', () => {
+    const huge = { ...base, maxContext: 400_000, maxRunning: 64, freeBytes: 2 ** 40 };
+    expect(planMemory(huge).kvBytes).toBe(2 ** 30); // 1 GiB is 65 536 pages, more than one sequence needs
+    expect(planMemory({ ...huge, maxContext: 4_000_000 }).kv.numPages).toBe(250_001);
+  });
+
   it('takes at most half of the free memory', () => {
     expect(planMemory({ ...base, freeBytes: 1 * MIB }).kv.numPages).toBe(32);
   });

@@ -27,10 +27,12 @@ export interface MemoryPlan {
 
 /** Share of the free memory that the KV pool takes at most when nobody chose its size; the rest is for scratch and for others. */
 export const KV_MEMORY_SHARE = 0.5;
+/** A pool that nobody chose the size of doesn't grow beyond this, unless one sequence of `maxContext` tokens needs more. */
+export const KV_DEFAULT_BYTES = 2 ** 30;
 
 /**
- * How many KV pages there are: as many as `maxRunning` sequences of `maxContext` tokens can use, at most a share of the free memory,
- * or `kvCacheTokens` exactly.
+ * How many KV pages there are: as many as `maxRunning` sequences of `maxContext` tokens can use, within {@link KV_DEFAULT_BYTES} and a share
+ * of the free memory; or `kvCacheTokens` exactly.
  * @throws OutOfMemoryError when not even one sequence of `maxContext` tokens fits.
  */
 export function planMemory(request: MemoryRequest): MemoryPlan {
@@ -41,7 +43,9 @@ export function planMemory(request: MemoryRequest): MemoryPlan {
   const pagesFor = (tokens: number) => Math.ceil(tokens / pageSize);
   const pagesOfOne = pagesFor(request.maxContext + maxDraftLen);
   const affordable = Math.floor((freeBytes * (request.kvCacheTokens ? 1 : KV_MEMORY_SHARE)) / pageBytes);
-  const wanted = request.kvCacheTokens ? pagesFor(request.kvCacheTokens) : maxRunning * pagesOfOne;
+  const wanted = request.kvCacheTokens
+    ? pagesFor(request.kvCacheTokens)
+    : Math.min(maxRunning * pagesOfOne, Math.max(pagesOfOne, Math.floor(KV_DEFAULT_BYTES / pageBytes)));
   const numPages = request.kvCacheTokens ? wanted : Math.min(wanted, affordable);
   if (numPages > affordable || numPages < 1) throw tooLarge(request, Math.max(wanted, 1) * pageBytes);
   let { maxContext } = request;
