@@ -1,10 +1,11 @@
-// Times the linear op: shape x format x rows -> microseconds, GB/s of weight bytes, share of the read bandwidth of this machine
-// (measured first by a plain read loop over the same threads), GFLOP/s and share of the fma peak (measured too).
+// Times the linear op: shape x format x rows -> microseconds, GB/s of weight bytes, share of the read bandwidth of this
+// machine (measured first by a plain read loop over the same threads), GFLOP/s and share of the fma peak (measured
+// too).
 //
 //   bench_linear [threads = 1] [rows = 1,2,4,8,16,64,256] [isa = best] [word in the shape's name]
 //
-// "cold" runs walk copies of the weight that together exceed the last-level cache, as a model does; "hot" runs repeat one weight.
-// A figure is the median of repeated runs.
+// "cold" runs walk copies of the weight that together exceed the last-level cache, as a model does; "hot" runs repeat
+// one weight. A figure is the median of repeated runs.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -25,7 +26,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// One thread is timed by its own processor time, which other processes of a shared machine disturb less than the wall clock.
+// One thread is timed by its own processor time, which other processes of a shared machine disturb less than the wall
+// clock.
 double now(int threads) {
   if (threads > 1) return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
   timespec time;
@@ -118,7 +120,9 @@ Machine measure(Team& team) {
   std::memset(memory, 1, bytes);
   std::vector<double> seconds, rates;
   for (int i = 0; i < 9; ++i) {
-    seconds.push_back(team.run([&](Part part) { read_all(memory + bytes / part.count * part.index, memory + bytes / part.count * (part.index + 1)); }));
+    seconds.push_back(team.run([&](Part part) {
+      read_all(memory + bytes / part.count * part.index, memory + bytes / part.count * (part.index + 1));
+    }));
     double flops = 0;
     const double time = team.run([&](Part part) {
       const double mine = fma_loop(1 << 20);
@@ -169,10 +173,12 @@ struct Activations {
 
 size_t bytes_read(const ResidentWeight& weight, Plane plane) {
   const PackedWeight& w = weight.view();
-  return weight.bytes() - (w.kind == WeightKind::kNested8 && plane == Plane::kHi ? static_cast<size_t>(w.num_tiles() * w.k * 8) : 0);
+  return weight.bytes() -
+         (w.kind == WeightKind::kNested8 && plane == Plane::kHi ? static_cast<size_t>(w.num_tiles() * w.k * 8) : 0);
 }
 
-void bench(Team& team, const Machine& machine, const Isa& isa, const Shape& shape, const Format& format, const std::vector<int64_t>& row_counts) {
+void bench(Team& team, const Machine& machine, const Isa& isa, const Shape& shape, const Format& format,
+           const std::vector<int64_t>& row_counts) {
   constexpr size_t kCold = size_t{128} << 20;
   const RandomWeight random(format.spec, shape.n, shape.k, 1);
   std::vector<std::unique_ptr<ResidentWeight>> copies;
@@ -186,7 +192,8 @@ void bench(Team& team, const Machine& machine, const Isa& isa, const Shape& shap
     for (bool hot : {false, true}) {
       std::vector<double> times;
       const auto begin = Clock::now();
-      for (size_t i = 0; i < 5 || (std::chrono::duration<double>(Clock::now() - begin).count() < 0.12 && i < 4000); ++i) {
+      for (size_t i = 0; i < 5 || (std::chrono::duration<double>(Clock::now() - begin).count() < 0.12 && i < 4000);
+           ++i) {
         LinearParams p{};
         p.weight = &copies[hot ? 0 : i % copies.size()]->view();
         p.plane = format.plane;
@@ -198,24 +205,35 @@ void bench(Team& team, const Machine& machine, const Isa& isa, const Shape& shap
       seconds[hot] = median(times);
     }
     const double flop = 2.0 * static_cast<double>(rows * shape.n * shape.k);
-    std::printf("%-16s %-10s %4lld | %9.1f us %6.2f GB/s %4.0f%% of read | hot %9.1f us %6.2f GB/s %7.1f GFLOP/s %4.0f%% of fma peak\n", shape.name, format.name,
-                (long long)rows, seconds[0] * 1e6, bytes / seconds[0] * 1e-9, 100 * bytes / seconds[0] / machine.read_bytes_per_second, seconds[1] * 1e6,
-                bytes / seconds[1] * 1e-9, flop / seconds[1] * 1e-9, 100 * flop / seconds[1] / machine.flops);
+    std::printf(
+        "%-16s %-10s %4lld | %9.1f us %6.2f GB/s %4.0f%% of read | hot %9.1f us %6.2f GB/s %7.1f GFLOP/s %4.0f%% of "
+        "fma peak\n",
+        shape.name, format.name, (long long)rows, seconds[0] * 1e6, bytes / seconds[0] * 1e-9,
+        100 * bytes / seconds[0] / machine.read_bytes_per_second, seconds[1] * 1e6, bytes / seconds[1] * 1e-9,
+        flop / seconds[1] * 1e-9, 100 * flop / seconds[1] / machine.flops);
     std::fflush(stdout);
   }
 }
 
 Isa choose_isa(const std::string& wanted) {
-  const Isa all[] = {{"avx512vnni", cpu::linear_avx512vnni}, {"avx512", cpu::linear_avx512}, {"avx2", cpu::linear_avx2}, {"generic", cpu::linear_generic}};
+  const Isa all[] = {{"avx512vnni", cpu::linear_avx512vnni},
+                     {"avx512", cpu::linear_avx512},
+                     {"avx2", cpu::linear_avx2},
+                     {"generic", cpu::linear_generic}};
   for (const Isa& isa : all) {
     if (wanted == isa.name) return isa;
   }
-  return __builtin_cpu_supports("avx512vnni") ? all[0] : __builtin_cpu_supports("avx512bw") ? all[1] : __builtin_cpu_supports("avx2") ? all[2] : all[3];
+  return __builtin_cpu_supports("avx512vnni") ? all[0]
+         : __builtin_cpu_supports("avx512bw") ? all[1]
+         : __builtin_cpu_supports("avx2")     ? all[2]
+                                              : all[3];
 }
 
 std::vector<int64_t> parse_rows(std::string list) {
   std::vector<int64_t> rows;
-  for (size_t at = 0; at < list.size(); at = list.find(',', at) == std::string::npos ? list.size() : list.find(',', at) + 1) rows.push_back(std::atoll(list.c_str() + at));
+  for (size_t at = 0; at < list.size();
+       at = list.find(',', at) == std::string::npos ? list.size() : list.find(',', at) + 1)
+    rows.push_back(std::atoll(list.c_str() + at));
   return rows;
 }
 
@@ -229,9 +247,12 @@ int main(int argc, char** argv) {
   const char* format_word = argc > 5 ? argv[5] : "";
   Team team(threads < 1 ? 1 : threads);
   const Machine machine = measure(team);
-  std::printf("%d threads, %s; plain read %.2f GB/s, fma peak %.1f GFLOP/s\n", team.count(), isa.name, machine.read_bytes_per_second * 1e-9, machine.flops * 1e-9);
-  const Shape shapes[] = {{"tally qkv", 768, 384},       {"tally down", 384, 1024},     {"smollm2 gate_up", 3072, 576}, {"smollm2 down", 576, 1536}, {"smollm2 head", 49152, 576},
-                          {"llama1b qkv", 3072, 2048}, {"llama1b gate_up", 16384, 2048}, {"llama1b down", 2048, 8192}};
+  std::printf("%d threads, %s; plain read %.2f GB/s, fma peak %.1f GFLOP/s\n", team.count(), isa.name,
+              machine.read_bytes_per_second * 1e-9, machine.flops * 1e-9);
+  const Shape shapes[] = {{"tally qkv", 768, 384},          {"tally down", 384, 1024},
+                          {"smollm2 gate_up", 3072, 576},   {"smollm2 down", 576, 1536},
+                          {"smollm2 head", 49152, 576},     {"llama1b qkv", 3072, 2048},
+                          {"llama1b gate_up", 16384, 2048}, {"llama1b down", 2048, 8192}};
   const Format formats[] = {{"W4A16", int4_spec(32), Plane::kFull, 0},
                             {"W8A16", nested_spec(32, 12), Plane::kFull, 0},
                             {"W4A8", nested_spec(32, 12), Plane::kHi, 8},

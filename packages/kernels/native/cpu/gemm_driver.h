@@ -1,12 +1,13 @@
-// The linear op over one instruction set `L`: picks the kernel for (weight kind, plane, input) and walks this part's tiles and rows.
+// The linear op over one instruction set `L`: picks the kernel for (weight kind, plane, input) and walks this part's
+// tiles and rows.
 //
 // | input   | dense f32, bf16 | int4, nested8 hi | nested8 full        |
 // |---------|-----------------|------------------|---------------------|
 // | float   | F32/Bf16Source  | Int4Decoder      | NestedDecoder       |
 // | codes   | (rejected)      | HiCodes          | NestedCodes         |
 //
-// Included by one source file an instruction set. Everything is in anonymous namespaces on purpose: the same templates compiled
-// with other flags must never be merged by the linker.
+// Included by one source file an instruction set. Everything is in anonymous namespaces on purpose: the same templates
+// compiled with other flags must never be merged by the linker.
 #pragma once
 #include "gemm_float.h"
 #include "gemm_int.h"
@@ -37,8 +38,8 @@ QSPEC_INLINE void store_strip(const LinearParams& p, float divisor, const float*
   for (int64_t i = 0; i < width; ++i) out[i] = p.bias != nullptr ? lanes[i] + p.bias[column + i] : lanes[i];
 }
 
-// R rows against strips [begin, end), T at a time. The last T step back over strips that are already done (and make the same bits
-// again): no kernels for remainders, which would be latency-bound and as slow.
+// R rows against strips [begin, end), T at a time. The last T step back over strips that are already done (and make the
+// same bits again): no kernels for remainders, which would be latency-bound and as slow.
 template <class L, class Gemm, int R, int T>
 void run_strips(const LinearParams& p, const Gemm& gemm, int64_t begin, int64_t end, int64_t row) {
   if constexpr (T > 1) {
@@ -61,10 +62,11 @@ QSPEC_INLINE void run_rows(const LinearParams& p, const Gemm& gemm, int rows, in
   if constexpr (R < L::kLargestRowBlock) run_rows<L, Gemm, R + 1>(p, gemm, rows, begin, end, row);
 }
 
-// Strips outside, row blocks inside: the second row block finds the weights of a few tiles in the cache. `block` strips pass together,
-// and so that the last ones need not be done alone, the last block takes up to twice as many.
+// Strips outside, row blocks inside: the second row block finds the weights of a few tiles in the cache. `block` strips
+// pass together, and so that the last ones need not be done alone, the last block takes up to twice as many.
 template <class L, class Gemm>
-void run_direct(const LinearParams& p, const Gemm& gemm, int64_t strip, int64_t strip_end, int64_t row_begin, int64_t row_end) {
+void run_direct(const LinearParams& p, const Gemm& gemm, int64_t strip, int64_t strip_end, int64_t row_begin,
+                int64_t row_end) {
   constexpr int64_t kBlock = L::strips(1);
   while (strip < strip_end) {
     const int64_t end = strip_end - strip < 2 * kBlock ? strip_end : strip + kBlock;
@@ -83,7 +85,8 @@ void run_gemm(const LinearParams& p, Part part, const Gemm& gemm) {
   const Cut cut = cut_work(p.weight->num_tiles(), p.rows, part);
   const int64_t fit = kPanelBytes / (p.weight->k * 4) / kRowUnit * kRowUnit, panel = fit > kRowUnit ? fit : kRowUnit;
   for (int64_t row = cut.row_begin; row < cut.row_end; row += panel) {
-    run_direct<L>(p, gemm, cut.tile_begin * kPerTile, cut.tile_end * kPerTile, row, row + panel < cut.row_end ? row + panel : cut.row_end);
+    run_direct<L>(p, gemm, cut.tile_begin * kPerTile, cut.tile_end * kPerTile, row,
+                  row + panel < cut.row_end ? row + panel : cut.row_end);
   }
 }
 
@@ -94,12 +97,14 @@ void run_slab_strips(const LinearParams& p, const Gemm& gemm, int64_t strip, int
   alignas(64) float acc[kSlabPanel * T * L::kWidth];
   for (; strip + T <= end; strip += T) {
     run_slab<L, T>(gemm, strip, row, rows, acc);
-    for (int64_t i = 0; i < rows * T; ++i) store_strip<L>(p, gemm.divisor(), acc + i * L::kWidth, strip + i % (R * T) / R, row + i / (R * T) * R + i % R);
+    for (int64_t i = 0; i < rows * T; ++i)
+      store_strip<L>(p, gemm.divisor(), acc + i * L::kWidth, strip + i % (R * T) / R, row + i / (R * T) * R + i % R);
   }
   if constexpr (T > 1) run_slab_strips<L, 1>(p, gemm, strip, end, row, rows);
 }
 
-// As run_gemm, for formats that have to be decoded. Few rows, and those that fill no block of the slab's kernel, go the direct way.
+// As run_gemm, for formats that have to be decoded. Few rows, and those that fill no block of the slab's kernel, go the
+// direct way.
 template <class L, class Gemm>
 void run_decoded_gemm(const LinearParams& p, Part part, const Gemm& gemm) {
   constexpr int64_t kPerTile = kTileRows / L::kWidth, kPanel = kSlabPanel / L::kSlabRows * L::kSlabRows;
@@ -115,15 +120,19 @@ void run_decoded_gemm(const LinearParams& p, Part part, const Gemm& gemm) {
   if (row < cut.row_end) run_direct<L>(p, gemm, begin, end, row, cut.row_end);
 }
 
-inline bool reads_both_planes(const LinearParams& p) { return p.weight->kind == WeightKind::kNested8 && p.plane == Plane::kFull; }
+inline bool reads_both_planes(const LinearParams& p) {
+  return p.weight->kind == WeightKind::kNested8 && p.plane == Plane::kFull;
+}
 
 template <class L>
 void run_float_linear(const LinearParams& p, Part part) {
   const PackedWeight& w = *p.weight;
   using Int4 = CodeSource<L, typename L::Int4Decoder>;
   using Nested = CodeSource<L, typename L::NestedDecoder>;
-  if (w.kind == WeightKind::kDenseF32) return run_gemm<L>(p, part, FloatGemm<L, F32Source<L>>{F32Source<L>(w), p.input, w.k});
-  if (w.kind == WeightKind::kDenseBf16) return run_gemm<L>(p, part, FloatGemm<L, Bf16Source<L>>{Bf16Source<L>(w), p.input, w.k});
+  if (w.kind == WeightKind::kDenseF32)
+    return run_gemm<L>(p, part, FloatGemm<L, F32Source<L>>{F32Source<L>(w), p.input, w.k});
+  if (w.kind == WeightKind::kDenseBf16)
+    return run_gemm<L>(p, part, FloatGemm<L, Bf16Source<L>>{Bf16Source<L>(w), p.input, w.k});
   if (reads_both_planes(p)) return run_decoded_gemm<L>(p, part, FloatGemm<L, Nested>{Nested(w, w.radix), p.input, w.k});
   run_decoded_gemm<L>(p, part, FloatGemm<L, Int4>{Int4(w, 1), p.input, w.k});
 }
@@ -131,7 +140,8 @@ void run_float_linear(const LinearParams& p, Part part) {
 template <class L>
 void run_int_linear(const LinearParams& p, Part part) {
   const PackedWeight& w = *p.weight;
-  if (reads_both_planes(p)) return run_gemm<L>(p, part, IntGemm<L, NestedCodes<L>>{NestedCodes<L>(w), *p.quantized_input});
+  if (reads_both_planes(p))
+    return run_gemm<L>(p, part, IntGemm<L, NestedCodes<L>>{NestedCodes<L>(w), *p.quantized_input});
   run_gemm<L>(p, part, IntGemm<L, HiCodes<L>>{HiCodes<L>(w), *p.quantized_input});
 }
 

@@ -3,12 +3,13 @@
 // One lane is one output feature and walks K in order:
 //   grouped:  acc = fma(scale_g, Σ_{k in g} code_k · x_k, acc)   group after group, the inner sum an fma chain from 0
 //   dense:    acc = fma(w_k, x_k, acc)
-// then divides by the radix and adds the bias. Nothing of this depends on the number of rows, on T, or on the lanes' width, so a
-// row's result is the same bits for any batch, any Part and any instruction set. Codes stay unscaled inside a group because one
-// multiply a group is cheaper than one an element, and because code and product sums are then as exact as float32 allows.
+// then divides by the radix and adds the bias. Nothing of this depends on the number of rows, on T, or on the lanes'
+// width, so a row's result is the same bits for any batch, any Part and any instruction set. Codes stay unscaled inside
+// a group because one multiply a group is cheaper than one an element, and because code and product sums are then as
+// exact as float32 allows.
 //
-// R rows x T strips are R·T independent chains: enough to cover the latency of an fma (4 cycles x 2 ports = 8 chains), and a decoded
-// weight vector is used R times.
+// R rows x T strips are R·T independent chains: enough to cover the latency of an fma (4 cycles x 2 ports = 8 chains),
+// and a decoded weight vector is used R times.
 #pragma once
 #include <cstring>
 
@@ -19,7 +20,8 @@ namespace {
 
 // Fused multiply-adds of one step: words of T strips against element k (and the step's next ones) of R rows.
 template <class L, class S, int R, int T, int Count, class Words>
-QSPEC_INLINE void float_step(const S& source, const Words (&words)[T], const float* const (&x)[R], int64_t k, typename L::F (&sums)[T][R]) {
+QSPEC_INLINE void float_step(const S& source, const Words (&words)[T], const float* const (&x)[R], int64_t k,
+                             typename L::F (&sums)[T][R]) {
   unroll<Count>([&](auto j) QSPEC_INLINE_LAMBDA {
     typename L::F weights[T];
     unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA { weights[t] = source.template at<j.value>(words[t]); });
@@ -30,11 +32,11 @@ QSPEC_INLINE void float_step(const S& source, const Words (&words)[T], const flo
   });
 }
 
-// acc[t][r][lane] += Σ code · scale · x over the groups [first_group, end_group), not yet divided by the radix; dense: = Σ w · x.
-// x and the cursors begin at first_group.
+// acc[t][r][lane] += Σ code · scale · x over the groups [first_group, end_group), not yet divided by the radix; dense:
+// = Σ w · x. x and the cursors begin at first_group.
 template <class L, class S, int R, int T>
-__attribute__((noinline)) void float_kernel(const S& shared_source, int64_t strip, const float* x, int64_t ldx, int64_t first_group, int64_t end_group,
-                                            float* acc) {
+__attribute__((noinline)) void float_kernel(const S& shared_source, int64_t strip, const float* x, int64_t ldx,
+                                            int64_t first_group, int64_t end_group, float* acc) {
   using F = typename L::F;
   const S source = shared_source;  // a copy that stores to acc cannot alias
   typename S::Cursor cursors[T];
@@ -65,7 +67,9 @@ __attribute__((noinline)) void float_kernel(const S& shared_source, int64_t stri
     unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA {
       if constexpr (S::kGrouped) {
         const F scale = source.scale(strip + t, group);
-        unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA { sums[t][r] = L::fma(scale, sums[t][r], L::load(acc + (t * R + r) * L::kWidth)); });
+        unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA {
+          sums[t][r] = L::fma(scale, sums[t][r], L::load(acc + (t * R + r) * L::kWidth));
+        });
       }
       unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA { L::store(acc + (t * R + r) * L::kWidth, sums[t][r]); });
     });

@@ -2,8 +2,9 @@
 //
 // Within a group the sum is an exact integer; groups are combined in order in float:
 //   acc = fma(float(Σ u·x - offset · Σ x), weight_scale · activation_scale, acc)
-// u are the unsigned codes as they lie in memory (code + 8, or radix·hi + lo + 8·(radix + 1)), so the shift back to signed ones costs
-// one subtraction a group: offset · (sum of the group's activation codes). 4-bit activations are int8 codes with small values.
+// u are the unsigned codes as they lie in memory (code + 8, or radix·hi + lo + 8·(radix + 1)), so the shift back to
+// signed ones costs one subtraction a group: offset · (sum of the group's activation codes). 4-bit activations are int8
+// codes with small values.
 #pragma once
 #include <cstring>
 
@@ -14,7 +15,8 @@ namespace qspec::cpu {
 namespace {
 
 struct CodePlanes {
-  explicit CodePlanes(const PackedWeight& w) : hi(w.hi), lo(w.lo), scales(w.scales), num_octets(w.k / 8), num_groups(w.k / w.group_size), radix(w.radix) {}
+  explicit CodePlanes(const PackedWeight& w)
+      : hi(w.hi), lo(w.lo), scales(w.scales), num_octets(w.k / 8), num_groups(w.k / w.group_size), radix(w.radix) {}
   const uint32_t* hi;
   const uint32_t* lo;
   const uint16_t* scales;
@@ -33,7 +35,8 @@ struct HiCodes : CodePlanes {
   float divisor() const { return 1; }
 };
 
-// radix·hi + lo: one combined plane of bytes where the dot product takes codes up to 240, else two planes, the first times radix.
+// radix·hi + lo: one combined plane of bytes where the dot product takes codes up to 240, else two planes, the first
+// times radix.
 template <class L>
 struct NestedCodes : CodePlanes {
   using CodePlanes::CodePlanes;
@@ -60,25 +63,32 @@ constexpr int kChunk = 32;  // elements of K that a 16-bit partial sum survives;
 
 // sums += one chunk of one plane.
 template <class L, class S, int R, int T>
-QSPEC_INLINE void int_chunk(const S& source, const int64_t (&offsets)[T], int64_t step, int plane, const int8_t* const (&rows)[R], typename L::I (&sums)[T][R]) {
+QSPEC_INLINE void int_chunk(const S& source, const int64_t (&offsets)[T], int64_t step, int plane,
+                            const int8_t* const (&rows)[R], typename L::I (&sums)[T][R]) {
   typename L::Partial partial[T][R];
   unroll<T * R>([&](auto i) QSPEC_INLINE_LAMBDA { partial[i / R][i % R] = L::start(sums[i / R][i % R]); });
 #pragma GCC unroll 1
   for (int octet = 0; octet < kChunk / 8; ++octet) {
     typename L::Codes weights[T];
-    unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA { weights[t] = source.load(offsets[t] + (step + octet) * kTileRows, plane); });
+    unroll<T>([&](auto t)
+                  QSPEC_INLINE_LAMBDA { weights[t] = source.load(offsets[t] + (step + octet) * kTileRows, plane); });
     unroll<R>([&](auto r) QSPEC_INLINE_LAMBDA {
       const int8_t* codes = rows[r] + (step + octet) * 8;
       const int32_t low = load_four(codes), high = load_four(codes + 4);
-      unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA { partial[t][r] = L::dot(L::dot(partial[t][r], weights[t].low, low), weights[t].high, high); });
+      unroll<T>([&](auto t) QSPEC_INLINE_LAMBDA {
+        partial[t][r] = L::dot(L::dot(partial[t][r], weights[t].low, low), weights[t].high, high);
+      });
     });
   }
-  unroll<T * R>([&](auto i) QSPEC_INLINE_LAMBDA { sums[i / R][i % R] = L::finish(sums[i / R][i % R], partial[i / R][i % R], source.multiplier(plane)); });
+  unroll<T * R>([&](auto i) QSPEC_INLINE_LAMBDA {
+    sums[i / R][i % R] = L::finish(sums[i / R][i % R], partial[i / R][i % R], source.multiplier(plane));
+  });
 }
 
 // acc[t][r][lane] = Σ over all groups, not yet divided by the radix; acc comes in as zeros.
 template <class L, class S, int R, int T>
-__attribute__((noinline)) void int_kernel(const S& shared_source, int64_t strip, const QuantizedRows& x, int64_t row, float* acc) {
+__attribute__((noinline)) void int_kernel(const S& shared_source, int64_t strip, const QuantizedRows& x, int64_t row,
+                                          float* acc) {
   using F = typename L::F;
   using I = typename L::I;
   const S source = shared_source;  // a copy that stores to acc cannot alias

@@ -1,7 +1,8 @@
 // AVX2 + FMA lanes: a vector is half a tile. See gemm_lanes_generic.h for what each operation means.
 //
-// There is no 16-entry look-up of floats, so a nibble is shifted, masked and converted. Nested codes are put together first, four at
-// once: bytes of radix·hi + lo never carry (at most 240), so one 16-bit multiply and one addition make the codes of four k.
+// There is no 16-entry look-up of floats, so a nibble is shifted, masked and converted. Nested codes are put together
+// first, four at once: bytes of radix·hi + lo never carry (at most 240), so one 16-bit multiply and one addition make
+// the codes of four k.
 #pragma once
 #include <immintrin.h>
 
@@ -15,7 +16,8 @@ namespace {
 struct Avx2Lanes {
   static constexpr int kWidth = 8;
   static constexpr int kLargestRowBlock = 6;
-  static constexpr int kSlabRows = 6, kSlabStrips = 2;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
+  static constexpr int kSlabRows = 6,
+                       kSlabStrips = 2;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
   static constexpr bool kWideCodes = false;
   // At least 8 sums of the 16 registers where the rows allow it.
   static constexpr int strips(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 3 ? 2 : 1; }
@@ -44,7 +46,8 @@ struct Avx2Lanes {
 
   template <int J>
   static F bf16_of_pair(I pair) {
-    return _mm256_castsi256_ps(J == 0 ? _mm256_slli_epi32(pair, 16) : _mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+    return _mm256_castsi256_ps(J == 0 ? _mm256_slli_epi32(pair, 16)
+                                      : _mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
 
   struct Codes {
@@ -68,11 +71,14 @@ struct Avx2Lanes {
     }
   };
   struct NestedDecoder {
-    explicit NestedDecoder(int radix) : multiplier(_mm256_set1_epi16(static_cast<short>(radix))), zero(_mm256_set1_ps(static_cast<float>(8 * (radix + 1)))) {}
+    explicit NestedDecoder(int radix)
+        : multiplier(_mm256_set1_epi16(static_cast<short>(radix))),
+          zero(_mm256_set1_ps(static_cast<float>(8 * (radix + 1)))) {}
     using Words = Codes;  // bytes of radix·hi + lo
     Words load(const uint32_t* hi, const uint32_t* lo) const {
       const Codes high = split_nibbles(load_words(hi)), low = split_nibbles(load_words(lo));
-      return {_mm256_add_epi32(_mm256_mullo_epi16(high.low, multiplier), low.low), _mm256_add_epi32(_mm256_mullo_epi16(high.high, multiplier), low.high)};
+      return {_mm256_add_epi32(_mm256_mullo_epi16(high.low, multiplier), low.low),
+              _mm256_add_epi32(_mm256_mullo_epi16(high.high, multiplier), low.high)};
     }
     template <int J>
     F at(const Words& w) const {

@@ -1,13 +1,15 @@
 // AVX-512 lanes (F, BW, VL, DQ): a vector is a whole tile. See gemm_lanes_generic.h for what each operation means.
 //
-// A lane's nibble J becomes a float in two instructions, one a port: `vpsrld` brings it to bits 0-3 and `vpermps` looks it up in a
-// table of 16 floats held in a register (vpermps reads only the low 4 bits of an index, so nothing has to be masked). Tables hold
-// code (int4), and radix·hi and lo (nested), so that the sum of the two look-ups is the exact code.
+// A lane's nibble J becomes a float in two instructions, one a port: `vpsrld` brings it to bits 0-3 and `vpermps` looks
+// it up in a table of 16 floats held in a register (vpermps reads only the low 4 bits of an index, so nothing has to be
+// masked). Tables hold code (int4), and radix·hi and lo (nested), so that the sum of the two look-ups is the exact
+// code.
 #pragma once
 #include <immintrin.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own intrinsics start from an undefined register on purpose and its optimiser warns about that in every caller.
+// GCC 12's own intrinsics start from an undefined register on purpose and its optimiser warns about that in every
+// caller.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
@@ -21,7 +23,8 @@ namespace {
 struct Avx512Lanes {
   static constexpr int kWidth = 16;
   static constexpr int kLargestRowBlock = 8;
-  static constexpr int kSlabRows = 8, kSlabStrips = 3;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
+  static constexpr int kSlabRows = 8,
+                       kSlabStrips = 3;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
   static constexpr bool kWideCodes = false;
   // At least 8 chains, at most 16 sums: half of the 32 registers.
   static constexpr int strips(int rows) { return rows <= 4 ? 4 : rows <= 8 ? 2 : 1; }
@@ -50,13 +53,15 @@ struct Avx512Lanes {
 
   template <int J>
   static F bf16_of_pair(I pair) {
-    return _mm512_castsi512_ps(J == 0 ? _mm512_slli_epi32(pair, 16) : _mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+    return _mm512_castsi512_ps(J == 0 ? _mm512_slli_epi32(pair, 16)
+                                      : _mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
   }
 
   // multiplier · (nibble - 8), indexed by nibble.
   static F code_table(int multiplier) {
     const __m512i nibbles = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return _mm512_cvtepi32_ps(_mm512_mullo_epi32(_mm512_sub_epi32(nibbles, _mm512_set1_epi32(8)), _mm512_set1_epi32(multiplier)));
+    return _mm512_cvtepi32_ps(
+        _mm512_mullo_epi32(_mm512_sub_epi32(nibbles, _mm512_set1_epi32(8)), _mm512_set1_epi32(multiplier)));
   }
   template <int J>
   static F look_up(F table, I words) {

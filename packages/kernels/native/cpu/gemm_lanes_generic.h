@@ -1,5 +1,6 @@
-// Vector lanes in plain C++: the meaning of every operation that the kernels ask of an instruction set. gemm_lanes_avx2.h and
-// gemm_lanes_avx512.h are the same words in intrinsics; every float operation rounds the same way, so results are equal bit for bit.
+// Vector lanes in plain C++: the meaning of every operation that the kernels ask of an instruction set.
+// gemm_lanes_avx2.h and gemm_lanes_avx512.h are the same words in intrinsics; every float operation rounds the same
+// way, so results are equal bit for bit.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -12,10 +13,11 @@ namespace qspec::cpu {
 namespace {
 
 struct GenericLanes {
-  static constexpr int kWidth = 16;             // lanes = rows of a tile handled by one vector
-  static constexpr int kLargestRowBlock = 2;    // kernels exist for 1 … kLargestRowBlock rows
-  static constexpr int kSlabRows = 2, kSlabStrips = 1;  // rows x strips of a block that reads decoded weights (gemm_slab.h)
-  static constexpr bool kWideCodes = true;      // dot() takes unsigned codes up to 255 (else up to 15)
+  static constexpr int kWidth = 16;           // lanes = rows of a tile handled by one vector
+  static constexpr int kLargestRowBlock = 2;  // kernels exist for 1 … kLargestRowBlock rows
+  static constexpr int kSlabRows = 2,
+                       kSlabStrips = 1;     // rows x strips of a block that reads decoded weights (gemm_slab.h)
+  static constexpr bool kWideCodes = true;  // dot() takes unsigned codes up to 255 (else up to 15)
   static constexpr int strips(int /*rows*/) { return 1; }  // vectors of output features side by side
 
   struct F {
@@ -112,12 +114,14 @@ struct GenericLanes {
     I low, high;
   };
   static Codes split_nibbles(I words) {
-    return {map_int([&](int i) { return words.lane[i] & 0x0f0f0f0fu; }), map_int([&](int i) { return words.lane[i] >> 4 & 0x0f0f0f0fu; })};
+    return {map_int([&](int i) { return words.lane[i] & 0x0f0f0f0fu; }),
+            map_int([&](int i) { return words.lane[i] >> 4 & 0x0f0f0f0fu; })};
   }
   // radix · hi + lo a byte; at most 15 · 15 + 15 = 240, so bytes never carry.
   static Codes combine(Codes hi, Codes lo, int radix) {
     const uint32_t m = static_cast<uint32_t>(radix);
-    return {map_int([&](int i) { return hi.low.lane[i] * m + lo.low.lane[i]; }), map_int([&](int i) { return hi.high.lane[i] * m + lo.high.lane[i]; })};
+    return {map_int([&](int i) { return hi.low.lane[i] * m + lo.low.lane[i]; }),
+            map_int([&](int i) { return hi.high.lane[i] * m + lo.high.lane[i]; })};
   }
   // A partial sum lives for 32 elements of K; finish() adds it, times `multiplier`, to the running sums.
   using Partial = I;

@@ -1,4 +1,5 @@
-// How an op is cut into parts, and rows into blocks. Cuts never change a result: an output element is one lane's walk along K.
+// How an op is cut into parts, and rows into blocks. Cuts never change a result: an output element is one lane's walk
+// along K.
 #pragma once
 #include <cstdint>
 
@@ -27,10 +28,12 @@ inline Cut cut_work(int64_t tiles, int64_t rows, Part part) {
   const int64_t tile_parts = part.count / row_parts;
   const int64_t i = part.index % tile_parts, j = part.index / tile_parts;
   const int64_t row_end = units * (j + 1) / row_parts * kRowUnit;
-  return {tiles * i / tile_parts, tiles * (i + 1) / tile_parts, units * j / row_parts * kRowUnit, row_end < rows ? row_end : rows};
+  return {tiles * i / tile_parts, tiles * (i + 1) / tile_parts, units * j / row_parts * kRowUnit,
+          row_end < rows ? row_end : rows};
 }
 
-// Size of the next row block when `left` rows remain and kernels take at most `largest`: nearly equal blocks (9 rows are 5 + 4, not 8 + 1).
+// Size of the next row block when `left` rows remain and kernels take at most `largest`: nearly equal blocks (9 rows
+// are 5 + 4, not 8 + 1).
 inline int next_row_block(int64_t left, int largest) {
   const int64_t blocks = (left + largest - 1) / largest;
   return static_cast<int>((left + blocks - 1) / blocks);

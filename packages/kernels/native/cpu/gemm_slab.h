@@ -1,5 +1,6 @@
-// Prefill: many rows against 4-bit weights. Decoding a code costs as much as a few fma's, so a slab of T strips x 128 elements of K is
-// decoded to float once and used by every row of a panel; the same kernel then reads the slab, hence the same bits as without it.
+// Prefill: many rows against 4-bit weights. Decoding a code costs as much as a few fma's, so a slab of T strips x 128
+// elements of K is decoded to float once and used by every row of a panel; the same kernel then reads the slab, hence
+// the same bits as without it.
 //
 //   for T strips:                     T · 128 · 64 bytes of slab (first-level cache), kSlabPanel · T sums on the stack
 //     for 128 elements of K:          (a multiple of every group size)
@@ -42,11 +43,13 @@ void decode_slab(const Source& source, int64_t strip, int64_t begin, int64_t end
   const auto cursor = source.cursor(strip);
   for (int64_t step = begin; step < end; ++step, slab += Source::kStep * L::kWidth) {
     const auto words = source.load(cursor, step);
-    unroll<Source::kStep>([&](auto j) QSPEC_INLINE_LAMBDA { L::store(slab + j.value * L::kWidth, source.template at<j.value>(words)); });
+    unroll<Source::kStep>(
+        [&](auto j) QSPEC_INLINE_LAMBDA { L::store(slab + j.value * L::kWidth, source.template at<j.value>(words)); });
   }
 }
 
-// Rows [row, row + rows), at most kSlabPanel and whole blocks of R, against strips [strip, strip + T). acc: [row blocks][T][R][lanes].
+// Rows [row, row + rows), at most kSlabPanel and whole blocks of R, against strips [strip, strip + T). acc: [row
+// blocks][T][R][lanes].
 template <class L, int T, class Source>
 void run_slab(const FloatGemm<L, Source>& gemm, int64_t strip, int64_t row, int64_t rows, float* acc) {
   constexpr int R = L::kSlabRows;
@@ -57,9 +60,13 @@ void run_slab(const FloatGemm<L, Source>& gemm, int64_t strip, int64_t row, int6
   const int64_t groups = kSlabK / Source::kStep / source.group_steps;
   for (int64_t group = 0; group < source.num_groups; group += groups) {
     const int64_t end = group + groups < source.num_groups ? group + groups : source.num_groups;
-    for (int t = 0; t < T; ++t) decode_slab<L>(source, strip + t, group * source.group_steps, end * source.group_steps, values + t * kSlabK * L::kWidth);
+    for (int t = 0; t < T; ++t)
+      decode_slab<L>(source, strip + t, group * source.group_steps, end * source.group_steps,
+                     values + t * kSlabK * L::kWidth);
     const float* x = gemm.x + row * gemm.ldx + group * source.group_steps * Source::kStep;
-    for (int64_t r = 0; r < rows; r += R) float_kernel<L, SlabSource<L>, R, T>(slab, strip, x + r * gemm.ldx, gemm.ldx, group, end, acc + r * T * L::kWidth);
+    for (int64_t r = 0; r < rows; r += R)
+      float_kernel<L, SlabSource<L>, R, T>(slab, strip, x + r * gemm.ldx, gemm.ldx, group, end,
+                                           acc + r * T * L::kWidth);
   }
 }
 

@@ -1,7 +1,9 @@
-// Where a kernel's weights come from: one small struct a format that turns resident lines into vectors of exact float codes.
+// Where a kernel's weights come from: one small struct a format that turns resident lines into vectors of exact float
+// codes.
 //
-// A *strip* is one vector of output features: a tile, or half a tile on 8-lane vectors. A *step* is what one load of a strip covers
-// along K: an octet of 4-bit codes, a pair of bf16, one f32. Value of a weight = code · scale(group) / divisor.
+// A *strip* is one vector of output features: a tile, or half a tile on 8-lane vectors. A *step* is what one load of a
+// strip covers along K: an octet of 4-bit codes, a pair of bf16, one f32. Value of a weight = code · scale(group) /
+// divisor.
 #pragma once
 #include <cstdint>
 #include <utility>
@@ -14,13 +16,13 @@ namespace {
 #define QSPEC_INLINE inline __attribute__((always_inline))
 #define QSPEC_INLINE_LAMBDA __attribute__((always_inline))
 
-// Hides from the optimiser how a pointer was made. GCC 12 else re-derives every row's address from the first row's and spills dozens
-// of them: 8 rows ran at 48 % of the fma peak instead of 67 %.
+// Hides from the optimiser how a pointer was made. GCC 12 else re-derives every row's address from the first row's and
+// spills dozens of them: 8 rows ran at 48 % of the fma peak instead of 67 %.
 #define QSPEC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
-// Loops over arrays of vectors are unrolled by these, not by a pragma: GCC 12 then keeps every element in a register from the start
-// (with `#pragma GCC unroll` the 4-row kernels ran 20-40 % slower).
-// f(integral_constant<int, 0>{}), …, f(integral_constant<int, Count - 1>{})
+// Loops over arrays of vectors are unrolled by these, not by a pragma: GCC 12 then keeps every element in a register
+// from the start (with `#pragma GCC unroll` the 4-row kernels ran 20-40 % slower). f(integral_constant<int, 0>{}), …,
+// f(integral_constant<int, Count - 1>{})
 template <class Function, int... J>
 QSPEC_INLINE void unroll_indices(Function&& f, std::integer_sequence<int, J...>) {
   (f(std::integral_constant<int, J>{}), ...);
@@ -48,10 +50,20 @@ struct CodeSource {
   };
 
   CodeSource(const PackedWeight& w, int radix)
-      : decoder(radix), divisor(static_cast<float>(radix)), hi(w.hi), lo(w.lo != nullptr ? w.lo : w.hi), scales(w.scales), num_octets(w.k / kStep),
-        num_groups(w.k / w.group_size), group_steps(w.group_size / kStep) {}
-  QSPEC_INLINE Cursor cursor(int64_t strip) const { return {hi + strip_offset<L>(strip, num_octets), lo + strip_offset<L>(strip, num_octets)}; }
-  QSPEC_INLINE auto load(const Cursor& c, int64_t step) const { return decoder.load(c.hi + step * kTileRows, c.lo + step * kTileRows); }
+      : decoder(radix),
+        divisor(static_cast<float>(radix)),
+        hi(w.hi),
+        lo(w.lo != nullptr ? w.lo : w.hi),
+        scales(w.scales),
+        num_octets(w.k / kStep),
+        num_groups(w.k / w.group_size),
+        group_steps(w.group_size / kStep) {}
+  QSPEC_INLINE Cursor cursor(int64_t strip) const {
+    return {hi + strip_offset<L>(strip, num_octets), lo + strip_offset<L>(strip, num_octets)};
+  }
+  QSPEC_INLINE auto load(const Cursor& c, int64_t step) const {
+    return decoder.load(c.hi + step * kTileRows, c.lo + step * kTileRows);
+  }
   template <int J>
   QSPEC_INLINE auto at(const typename Decoder::Words& words) const {
     return decoder.template at<J>(words);
@@ -96,7 +108,8 @@ struct Bf16Source {
   using Cursor = const uint32_t*;
   using Words = typename L::I;
 
-  explicit Bf16Source(const PackedWeight& w) : lines(static_cast<const uint32_t*>(w.dense)), group_steps(w.k / 2), has_tail(w.k % 2 != 0) {}
+  explicit Bf16Source(const PackedWeight& w)
+      : lines(static_cast<const uint32_t*>(w.dense)), group_steps(w.k / 2), has_tail(w.k % 2 != 0) {}
   QSPEC_INLINE Cursor cursor(int64_t strip) const { return lines + strip_offset<L>(strip, group_steps + has_tail); }
   QSPEC_INLINE Words load(Cursor c, int64_t step) const { return L::load_words(c + step * kTileRows); }
   template <int J>

@@ -26,15 +26,19 @@ Status invalid(const WeightSource& source, const std::string& what) {
   return {StatusCode::kInvalidArgument, "Weight `" + source.name + "`: " + what};
 }
 
-std::string expected(const char* what, int64_t received) { return std::string("expected ") + what + " but received " + std::to_string(received) + "."; }
+std::string expected(const char* what, int64_t received) {
+  return std::string("expected ") + what + " but received " + std::to_string(received) + ".";
+}
 
 bool is_dense(WeightKind kind) { return kind == WeightKind::kDenseF32 || kind == WeightKind::kDenseBf16; }
 
 Status check_quantized(const WeightSource& s) {
-  if (s.group_size != 32 && s.group_size != 64 && s.group_size != 128) return invalid(s, expected("`group_size` to be 32, 64 or 128", s.group_size));
+  if (s.group_size != 32 && s.group_size != 64 && s.group_size != 128)
+    return invalid(s, expected("`group_size` to be 32, 64 or 128", s.group_size));
   if (s.k % s.group_size != 0) {
-    return {StatusCode::kShapeMismatch, "Weight `" + s.name + "`: expected `group_size` to divide " + std::to_string(s.k) + " but received " +
-                                            std::to_string(s.group_size) + "."};
+    return {StatusCode::kShapeMismatch, "Weight `" + s.name + "`: expected `group_size` to divide " +
+                                            std::to_string(s.k) + " but received " + std::to_string(s.group_size) +
+                                            "."};
   }
   if (s.hi == nullptr || s.scales == nullptr) return invalid(s, "expected `hi` and `scales` to be given.");
   if (s.kind != WeightKind::kNested8) return {};
@@ -44,23 +48,28 @@ Status check_quantized(const WeightSource& s) {
 }
 
 Status check_source(const WeightSource& s) {
-  if (s.n < 1 || s.k < 1) return {StatusCode::kShapeMismatch, "Weight `" + s.name + "`: " + expected("both sizes to be at least 1", s.n < 1 ? s.n : s.k)};
+  if (s.n < 1 || s.k < 1)
+    return {StatusCode::kShapeMismatch,
+            "Weight `" + s.name + "`: " + expected("both sizes to be at least 1", s.n < 1 ? s.n : s.k)};
   const int64_t block = s.hadamard_block;
   if (block < 0 || (block & (block - 1)) != 0 || (block > 0 && s.k % block != 0)) {
     return invalid(s, expected("`hadamard_block` to be 0 or a power of two that divides k", block));
   }
   if (is_dense(s.kind)) return s.dense == nullptr ? invalid(s, "expected dense data to be given.") : Status::ok();
-  if (s.kind != WeightKind::kInt4 && s.kind != WeightKind::kNested8) return invalid(s, expected("a known weight kind", static_cast<int>(s.kind)));
+  if (s.kind != WeightKind::kInt4 && s.kind != WeightKind::kNested8)
+    return invalid(s, expected("a known weight kind", static_cast<int>(s.kind)));
   return check_quantized(s);
 }
 
 Status check_stack(const WeightSource& first, const WeightSource& s) {
   const bool same = s.kind == first.kind && s.k == first.k && s.hadamard_block == first.hadamard_block &&
                     (is_dense(s.kind) ? s.dense_type == first.dense_type
-                                      : s.group_size == first.group_size && (s.kind != WeightKind::kNested8 || s.radix == first.radix));
+                                      : s.group_size == first.group_size &&
+                                            (s.kind != WeightKind::kNested8 || s.radix == first.radix));
   if (same) return {};
-  return {StatusCode::kShapeMismatch, "Weight `" + s.name + "`: expected the kind, k, group size, radix and Hadamard block of `" + first.name +
-                                          "`, which it is stacked on, but they differ; store the two as separate weights."};
+  return {StatusCode::kShapeMismatch,
+          "Weight `" + s.name + "`: expected the kind, k, group size, radix and Hadamard block of `" + first.name +
+              "`, which it is stacked on, but they differ; store the two as separate weights."};
 }
 
 // Byte offsets of the sections; false when the total does not fit.
@@ -73,7 +82,8 @@ struct Sections {
     size_t bytes;
     if (__builtin_mul_overflow(static_cast<size_t>(tiles), static_cast<size_t>(lines_per_tile), &bytes) ||
         __builtin_mul_overflow(bytes, line_bytes, &bytes) || __builtin_add_overflow(bytes, kLineBytes - 1, &bytes) ||
-        __builtin_add_overflow(total, bytes & ~(kLineBytes - 1), &total) || total > std::numeric_limits<size_t>::max() / 4) {
+        __builtin_add_overflow(total, bytes & ~(kLineBytes - 1), &total) ||
+        total > std::numeric_limits<size_t>::max() / 4) {
       fits = false;
     }
     return begin;
@@ -137,7 +147,8 @@ struct Planes {
 void fill_last_tile(const PackedWeight& w, const Planes& planes) {
   const int64_t tile = w.num_tiles() - 1;
   if (planes.dense != nullptr) {
-    const size_t tile_bytes = static_cast<size_t>(w.kind == WeightKind::kDenseF32 ? w.k : w.k / 2 + w.k % 2) * kLineBytes;
+    const size_t tile_bytes =
+        static_cast<size_t>(w.kind == WeightKind::kDenseF32 ? w.k : w.k / 2 + w.k % 2) * kLineBytes;
     std::memset(planes.dense + static_cast<size_t>(tile) * tile_bytes, 0, tile_bytes);
     return;
   }
@@ -164,7 +175,9 @@ Status describe(const std::vector<WeightSource>& parts, PackedWeight* view) {
   }
   QSPEC_RETURN_IF_ERROR(sum_rows(parts, &view->n));
   const bool dense = is_dense(first.kind);
-  view->kind = !dense ? first.kind : first.dense_type == DenseType::kBf16 ? WeightKind::kDenseBf16 : WeightKind::kDenseF32;
+  view->kind = !dense                                 ? first.kind
+               : first.dense_type == DenseType::kBf16 ? WeightKind::kDenseBf16
+                                                      : WeightKind::kDenseF32;
   view->k = first.k;
   view->group_size = dense ? 0 : first.group_size;
   view->radix = first.kind == WeightKind::kNested8 ? first.radix : 1;
@@ -174,7 +187,8 @@ Status describe(const std::vector<WeightSource>& parts, PackedWeight* view) {
 
 Status out_of_memory(const std::string& name, const PackedWeight& w, const Sections& sections) {
   const std::string bytes = sections.fits ? std::to_string(sections.total) : "more than 2^62";
-  return {StatusCode::kOutOfMemory, "Weight `" + name + "`: could not allocate " + bytes + " bytes for [" + std::to_string(w.n) + ", " + std::to_string(w.k) +
+  return {StatusCode::kOutOfMemory, "Weight `" + name + "`: could not allocate " + bytes + " bytes for [" +
+                                        std::to_string(w.n) + ", " + std::to_string(w.k) +
                                         "]; free memory or use a smaller format."};
 }
 

@@ -33,8 +33,9 @@ void unpack_row(const PackedWeight& w, Plane plane, int64_t row, float* out) {
     const float scale = bf16_to_float(w.scales[group * kTileRows + row % kTileRows]);
     const int hi = code_at(w.hi, octets, row, k);
     // scale · code has at most 16 significant bits, so the division's is the only rounding.
-    out[k] = nested ? scale * static_cast<float>(w.radix * hi + code_at(w.lo, octets, row, k)) / static_cast<float>(w.radix)
-                    : scale * static_cast<float>(hi);
+    out[k] =
+        nested ? scale * static_cast<float>(w.radix * hi + code_at(w.lo, octets, row, k)) / static_cast<float>(w.radix)
+               : scale * static_cast<float>(hi);
   }
 }
 

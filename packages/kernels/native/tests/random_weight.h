@@ -1,5 +1,5 @@
-// Random weights in storage layout that own their arrays, and what they mean in double: the truth that packing and kernels are
-// checked against, computed from the storage layout alone.
+// Random weights in storage layout that own their arrays, and what they mean in double: the truth that packing and
+// kernels are checked against, computed from the storage layout alone.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -24,7 +24,9 @@ struct WeightSpec {
 };
 
 inline WeightSpec int4_spec(int group_size) { return {WeightKind::kInt4, DenseType::kF32, group_size, 1}; }
-inline WeightSpec nested_spec(int group_size, int radix) { return {WeightKind::kNested8, DenseType::kF32, group_size, radix}; }
+inline WeightSpec nested_spec(int group_size, int radix) {
+  return {WeightKind::kNested8, DenseType::kF32, group_size, radix};
+}
 inline WeightSpec dense_spec(DenseType type) { return {WeightKind::kDenseF32, type, 0, 1}; }
 
 class RandomWeight {
@@ -40,7 +42,8 @@ class RandomWeight {
       hi_.push_back(static_cast<int32_t>(rng.next()));
       lo_.push_back(static_cast<int32_t>(rng.next()));
     }
-    for (int64_t i = 0; i < n * k / spec.group_size; ++i) scales_.push_back(float_to_bf16(0.01f + 0.02f * rng.uniform(0, 1)));
+    for (int64_t i = 0; i < n * k / spec.group_size; ++i)
+      scales_.push_back(float_to_bf16(0.01f + 0.02f * rng.uniform(0, 1)));
   }
 
   WeightSource source(const std::string& name = "w") const {
@@ -71,12 +74,15 @@ class RandomWeight {
   const WeightSpec& spec() const { return spec_; }
 
  private:
-  static int nibble(int32_t word, int64_t index) { return static_cast<int>(static_cast<uint32_t>(word) >> (4 * index) & 15) - 8; }
+  static int nibble(int32_t word, int64_t index) {
+    return static_cast<int>(static_cast<uint32_t>(word) >> (4 * index) & 15) - 8;
+  }
   void add_dense(float value, Rng& rng) {
     if (spec_.dense_type == DenseType::kF32) dense_.push_back(value);
     if (spec_.dense_type == DenseType::kBf16) dense16_.push_back(float_to_bf16(value));
     // Any finite half, subnormals included.
-    if (spec_.dense_type == DenseType::kF16) dense16_.push_back(static_cast<uint16_t>(rng.integer(0, 0x3c00) | rng.integer(0, 1) << 15));
+    if (spec_.dense_type == DenseType::kF16)
+      dense16_.push_back(static_cast<uint16_t>(rng.integer(0, 0x3c00) | rng.integer(0, 1) << 15));
   }
 
   WeightSpec spec_;

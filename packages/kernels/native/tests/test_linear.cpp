@@ -1,5 +1,5 @@
-// The linear op on every instruction set that this processor has: values against a double sum over the storage layout, the same bits
-// for any row count, neighbours, Part count and instruction set, and the argument check.
+// The linear op on every instruction set that this processor has: values against a double sum over the storage layout,
+// the same bits for any row count, neighbours, Part count and instruction set, and the argument check.
 #include <functional>
 #include <memory>
 
@@ -26,7 +26,8 @@ struct Implementation {
 std::vector<Implementation> implementations() {
   std::vector<Implementation> all{{"generic", cpu::linear_generic}};
 #if defined(__x86_64__) && !defined(QSPEC_TEST_GENERIC_ONLY)
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back({"avx2", cpu::linear_avx2});
   if (avx512) all.push_back({"avx512", cpu::linear_avx512});
   if (avx512 && __builtin_cpu_supports("avx512vnni")) all.push_back({"avx512vnni", cpu::linear_avx512vnni});
@@ -85,21 +86,24 @@ struct Input {
     }
     const int64_t groups = k / quantized.group_size;
     view = quantized;
-    view.codes = codes.data() + first * k, view.scales = scales.data() + first * groups, view.sums = sums.data() + first * groups;
+    view.codes = codes.data() + first * k, view.scales = scales.data() + first * groups,
+    view.sums = sums.data() + first * groups;
     p.quantized_input = &view;
   }
 };
 
 constexpr float kUntouched = -12345.0f;
 
-// Rows [first, first + rows) of the input, in `num_parts` parts run backwards; the output has margins that must stay untouched.
-std::vector<float> run(const Implementation& implementation, const PackedWeight& weight, Plane plane, Input& input, int64_t first, int64_t rows,
-                       const float* bias, int num_parts) {
+// Rows [first, first + rows) of the input, in `num_parts` parts run backwards; the output has margins that must stay
+// untouched.
+std::vector<float> run(const Implementation& implementation, const PackedWeight& weight, Plane plane, Input& input,
+                       int64_t first, int64_t rows, const float* bias, int num_parts) {
   const int64_t column = 3, stride = weight.n + 5;
   std::vector<float> wide(rows * stride + 1, kUntouched), out;
   LinearParams p{};
   QuantizedRows view;
-  p.weight = &weight, p.plane = plane, p.bias = bias, p.output = wide.data(), p.rows = rows, p.output_stride = stride, p.output_column = column;
+  p.weight = &weight, p.plane = plane, p.bias = bias, p.output = wide.data(), p.rows = rows, p.output_stride = stride,
+  p.output_column = column;
   input.attach(p, view, first);
   QSPEC_EXPECT(check_linear(p).is_ok());
   for (int i = num_parts; i-- > 0;) implementation.linear(p, {i, num_parts});
@@ -128,8 +132,8 @@ std::vector<float> truth(const RandomWeight& weight, Plane plane, const Input& i
 }
 
 std::vector<WeightSpec> all_specs() {
-  return {dense_spec(DenseType::kF32), dense_spec(DenseType::kBf16), int4_spec(32), int4_spec(64), int4_spec(128), nested_spec(32, 8), nested_spec(64, 12),
-          nested_spec(128, 15)};
+  return {dense_spec(DenseType::kF32), dense_spec(DenseType::kBf16), int4_spec(32),       int4_spec(64), int4_spec(128),
+          nested_spec(32, 8),          nested_spec(64, 12),          nested_spec(128, 15)};
 }
 
 bool is_dense(const WeightSpec& spec) { return spec.kind == WeightKind::kDenseF32; }
@@ -145,12 +149,14 @@ void for_each_arithmetic(const std::function<void(const WeightSpec&, Plane, int 
 }
 
 Input input_for(const WeightSpec& spec, int bits, int64_t rows, int64_t k, uint64_t seed) {
-  return bits == 0 ? Input::floats(rows, k, seed) : Input::codes_of(rows, k, bits, spec.group_size, seed % 2 == 0, seed);
+  return bits == 0 ? Input::floats(rows, k, seed)
+                   : Input::codes_of(rows, k, bits, spec.group_size, seed % 2 == 0, seed);
 }
 
-std::string context(const Implementation& implementation, const WeightSpec& spec, Plane plane, int bits, int64_t rows, int64_t n, int64_t k) {
-  return text("%s %s plane %d A%d rows %d n %d k %d", implementation.name, spec.name().c_str(), static_cast<int>(plane), bits ? bits : 16, (int)rows, (int)n,
-              (int)k);
+std::string context(const Implementation& implementation, const WeightSpec& spec, Plane plane, int bits, int64_t rows,
+                    int64_t n, int64_t k) {
+  return text("%s %s plane %d A%d rows %d n %d k %d", implementation.name, spec.name().c_str(), static_cast<int>(plane),
+              bits ? bits : 16, (int)rows, (int)n, (int)k);
 }
 
 }  // namespace
@@ -163,9 +169,11 @@ QSPEC_TEST(values_agree_with_a_double_sum) {
         const auto packed = pack({weight.source()});
         for (int64_t rows : {1, 2, 3, 5, 8, 13, 17}) {
           Input input = input_for(spec, bits, rows, k, rows + n);
-          const std::vector<float> bias = Rng(n).normals(n), expected = truth(weight, plane, input, rows, n % 2 ? bias.data() : nullptr);
+          const std::vector<float> bias = Rng(n).normals(n),
+                                   expected = truth(weight, plane, input, rows, n % 2 ? bias.data() : nullptr);
           for (const Implementation& implementation : implementations()) {
-            const auto actual = run(implementation, packed->view(), plane, input, 0, rows, n % 2 ? bias.data() : nullptr, 1);
+            const auto actual =
+                run(implementation, packed->view(), plane, input, 0, rows, n % 2 ? bias.data() : nullptr, 1);
             QSPEC_EXPECT_CLOSE(actual.data(), expected.data(), expected.size(), bits ? kIntTolerance : kFloatTolerance,
                                context(implementation, spec, plane, bits, rows, n, k));
           }
@@ -185,7 +193,8 @@ QSPEC_TEST(dense_weights_of_odd_width) {
       for (const Implementation& implementation : implementations()) {
         for (int64_t rows : {1, 2, 18}) {
           const auto actual = run(implementation, packed->view(), Plane::kFull, input, 0, rows, nullptr, 1);
-          QSPEC_EXPECT_CLOSE(actual.data(), expected.data(), actual.size(), kFloatTolerance, context(implementation, weight.spec(), Plane::kFull, 0, rows, 37, k));
+          QSPEC_EXPECT_CLOSE(actual.data(), expected.data(), actual.size(), kFloatTolerance,
+                             context(implementation, weight.spec(), Plane::kFull, 0, rows, 37, k));
         }
       }
     }
@@ -210,7 +219,8 @@ QSPEC_TEST(a_row_is_the_same_bits_for_any_number_of_rows) {
       for (int64_t rows : counts) {
         const int64_t first = (rows * 7) % (kMostRows - rows + 1);  // other neighbours each time
         const auto together = run(implementation, packed->view(), plane, input, first, rows, bias.data(), 1);
-        QSPEC_EXPECT_BITS(together.data(), alone.data() + first * n, together.size(), context(implementation, spec, plane, bits, rows, n, k));
+        QSPEC_EXPECT_BITS(together.data(), alone.data() + first * n, together.size(),
+                          context(implementation, spec, plane, bits, rows, n, k));
       }
     }
   });
@@ -227,8 +237,9 @@ QSPEC_TEST(any_cut_into_parts_is_the_same_bits) {
           const auto whole = run(implementation, packed->view(), plane, input, 0, rows, nullptr, 1);
           for (int num_parts : {2, 3, 4, 6, 7, 16, 33}) {
             const auto cut = run(implementation, packed->view(), plane, input, 0, rows, nullptr, num_parts);
-            QSPEC_EXPECT_BITS(cut.data(), whole.data(), whole.size(),
-                              context(implementation, spec, plane, bits, rows, n, 128) + text(" in %d parts", num_parts));
+            QSPEC_EXPECT_BITS(
+                cut.data(), whole.data(), whole.size(),
+                context(implementation, spec, plane, bits, rows, n, 128) + text(" in %d parts", num_parts));
           }
         }
       }
@@ -245,7 +256,8 @@ QSPEC_TEST(every_instruction_set_gives_the_same_bits) {
       const auto expected = run(implementations()[0], packed->view(), plane, input, 0, rows, nullptr, 1);
       for (const Implementation& implementation : implementations()) {
         const auto actual = run(implementation, packed->view(), plane, input, 0, rows, nullptr, 2);
-        QSPEC_EXPECT_BITS(actual.data(), expected.data(), expected.size(), context(implementation, spec, plane, bits, rows, 100, 384));
+        QSPEC_EXPECT_BITS(actual.data(), expected.data(), expected.size(),
+                          context(implementation, spec, plane, bits, rows, 100, 384));
       }
     }
   });
@@ -260,7 +272,8 @@ QSPEC_TEST(infinities_and_nans_stay_in_their_rows) {
   input.values[3 * 128 + 100] = INFINITY;
   for (const Implementation& implementation : implementations()) {
     const auto out = run(implementation, packed->view(), Plane::kFull, input, 0, 5, nullptr, 1);
-    for (int64_t r : {0, 2, 4}) QSPEC_EXPECT_CLOSE(out.data() + r * 40, clean.data() + r * 40, 40, kFloatTolerance, implementation.name);
+    for (int64_t r : {0, 2, 4})
+      QSPEC_EXPECT_CLOSE(out.data() + r * 40, clean.data() + r * 40, 40, kFloatTolerance, implementation.name);
     for (int64_t c = 0; c < 40; ++c) QSPEC_EXPECT(std::isnan(out[40 + c]) && !std::isfinite(out[3 * 40 + c]));
   }
 }
@@ -269,12 +282,15 @@ QSPEC_TEST(no_rows_touch_nothing) {
   const RandomWeight weight(int4_spec(32), 20, 64, 1);
   const auto packed = pack({weight.source()});
   Input input = Input::floats(1, 64, 2);
-  for (const Implementation& implementation : implementations()) QSPEC_EXPECT(run(implementation, packed->view(), Plane::kFull, input, 0, 0, nullptr, 3).empty());
+  for (const Implementation& implementation : implementations())
+    QSPEC_EXPECT(run(implementation, packed->view(), Plane::kFull, input, 0, 0, nullptr, 3).empty());
 }
 
 QSPEC_TEST(check_linear_names_what_is_wrong) {
-  const RandomWeight nested(nested_spec(64, 12), 20, 128, 1), dense(dense_spec(DenseType::kBf16), 20, 128, 1), int4(int4_spec(64), 20, 128, 1);
-  const auto nested_packed = pack({nested.source()}), dense_packed = pack({dense.source()}), int4_packed = pack({int4.source()});
+  const RandomWeight nested(nested_spec(64, 12), 20, 128, 1), dense(dense_spec(DenseType::kBf16), 20, 128, 1),
+      int4(int4_spec(64), 20, 128, 1);
+  const auto nested_packed = pack({nested.source()}), dense_packed = pack({dense.source()}),
+             int4_packed = pack({int4.source()});
   Input input = Input::codes_of(2, 128, 8, 64, false, 1);
   std::vector<float> out(2 * 20), x(2 * 128);
   const auto code_with = [&](auto change) {
@@ -293,7 +309,8 @@ QSPEC_TEST(check_linear_names_what_is_wrong) {
   using W = PackedWeight;
   QSPEC_EXPECT(code_with([](P&, Q&, W&) {}) == StatusCode::kOk);
   QSPEC_EXPECT(code_with([](P& p, Q&, W&) { p.plane = Plane::kHi; }) == StatusCode::kOk);
-  QSPEC_EXPECT(code_with([&](P& p, Q&, W&) { p.weight = &int4_packed->view(), p.plane = Plane::kHi; }) == StatusCode::kOk);
+  QSPEC_EXPECT(code_with([&](P& p, Q&, W&) { p.weight = &int4_packed->view(), p.plane = Plane::kHi; }) ==
+               StatusCode::kOk);
   QSPEC_EXPECT(code_with([](P& p, Q&, W&) { p.weight = nullptr; }) == StatusCode::kInvalidArgument);
   QSPEC_EXPECT(code_with([](P& p, Q&, W&) { p.rows = -1; }) == StatusCode::kShapeMismatch);
   QSPEC_EXPECT(code_with([](P& p, Q&, W&) { p.quantized_input = nullptr; }) == StatusCode::kInvalidArgument);
@@ -307,8 +324,10 @@ QSPEC_TEST(check_linear_names_what_is_wrong) {
   QSPEC_EXPECT(code_with([](P& p, Q&, W&) { p.output_column = 1; }) == StatusCode::kShapeMismatch);
   QSPEC_EXPECT(code_with([](P& p, Q&, W&) { p.output_column = -1; }) == StatusCode::kShapeMismatch);
   QSPEC_EXPECT(code_with([&](P& p, Q&, W&) { p.weight = &dense_packed->view(); }) == StatusCode::kUnsupported);
-  QSPEC_EXPECT(code_with([&](P& p, Q&, W&) { p.weight = &dense_packed->view(), p.quantized_input = nullptr, p.input = x.data(), p.plane = Plane::kHi; }) ==
-               StatusCode::kUnsupported);
+  QSPEC_EXPECT(code_with([&](P& p, Q&, W&) {
+                 p.weight = &dense_packed->view(), p.quantized_input = nullptr, p.input = x.data(),
+                 p.plane = Plane::kHi;
+               }) == StatusCode::kUnsupported);
   QSPEC_EXPECT(code_with([](P& p, Q&, W& w) { w.radix = 16, p.weight = &w; }) == StatusCode::kInvalidArgument);
   QSPEC_EXPECT(code_with([](P& p, Q&, W& w) { w.k = 100, p.weight = &w; }) == StatusCode::kShapeMismatch);
   QSPEC_EXPECT(code_with([](P& p, Q&, W& w) { w.lo = nullptr, p.weight = &w; }) == StatusCode::kInvalidArgument);

@@ -1,4 +1,5 @@
-// Packing: pack then unpack is the source's value for every kind, odd sizes and stacked parts; bad sources are refused with a reason.
+// Packing: pack then unpack is the source's value for every kind, odd sizes and stacked parts; bad sources are refused
+// with a reason.
 #include <limits>
 #include <memory>
 
@@ -12,8 +13,15 @@ using namespace qspec::test;
 namespace {
 
 std::vector<WeightSpec> all_specs() {
-  return {dense_spec(DenseType::kF32), dense_spec(DenseType::kF16), dense_spec(DenseType::kBf16), int4_spec(32), int4_spec(64), int4_spec(128),
-          nested_spec(32, 8), nested_spec(64, 12), nested_spec(128, 15)};
+  return {dense_spec(DenseType::kF32),
+          dense_spec(DenseType::kF16),
+          dense_spec(DenseType::kBf16),
+          int4_spec(32),
+          int4_spec(64),
+          int4_spec(128),
+          nested_spec(32, 8),
+          nested_spec(64, 12),
+          nested_spec(128, 15)};
 }
 
 void expect_round_trip(const std::vector<const RandomWeight*>& parts, Plane plane) {
@@ -28,7 +36,8 @@ void expect_round_trip(const std::vector<const RandomWeight*>& parts, Plane plan
     for (int64_t i = 0; i < part->n(); ++i, ++n) {
       for (int64_t j = 0; j < k; ++j) expected[j] = static_cast<float>(part->value(plane, i, j));
       unpack_row(weight->view(), plane, n, row.data());
-      QSPEC_EXPECT_BITS(row.data(), expected.data(), row.size(), part->spec().name() + text(" [%d, %d] row %d", (int)part->n(), (int)k, (int)n));
+      QSPEC_EXPECT_BITS(row.data(), expected.data(), row.size(),
+                        part->spec().name() + text(" [%d, %d] row %d", (int)part->n(), (int)k, (int)n));
     }
   }
   QSPEC_EXPECT(weight->view().n == n);
@@ -106,7 +115,8 @@ QSPEC_TEST(memory_is_aligned_and_padding_is_zero_weights) {
 }
 
 QSPEC_TEST(bytes_are_codes_scales_and_nothing_else) {
-  const RandomWeight int4(int4_spec(128), 64, 256, 1), nested(nested_spec(32, 12), 64, 256, 1), bf16(dense_spec(DenseType::kBf16), 64, 256, 1);
+  const RandomWeight int4(int4_spec(128), 64, 256, 1), nested(nested_spec(32, 12), 64, 256, 1),
+      bf16(dense_spec(DenseType::kBf16), 64, 256, 1);
   QSPEC_EXPECT(pack({int4.source()})->bytes() == 64 * 256 / 2 + 64 * 2 * 2);
   QSPEC_EXPECT(pack({nested.source()})->bytes() == 64 * 256 + 64 * 8 * 2);
   QSPEC_EXPECT(pack({bf16.source()})->bytes() == 64 * 256 * 2);
@@ -134,7 +144,8 @@ QSPEC_TEST(bad_sources_are_refused) {
   QSPEC_EXPECT(code_with([](WeightSource& s) { s.hadamard_block = 256; }) == StatusCode::kInvalidArgument);
   QSPEC_EXPECT(code_with([](WeightSource& s) { s.hadamard_block = 64; }) == StatusCode::kOk);
   QSPEC_EXPECT(code_with([](WeightSource& s) { s.kind = static_cast<WeightKind>(9); }) == StatusCode::kInvalidArgument);
-  QSPEC_EXPECT(code_with([](WeightSource& s) { s.kind = WeightKind::kDenseF32, s.dense = nullptr; }) == StatusCode::kInvalidArgument);
+  QSPEC_EXPECT(code_with([](WeightSource& s) { s.kind = WeightKind::kDenseF32, s.dense = nullptr; }) ==
+               StatusCode::kInvalidArgument);
 }
 
 QSPEC_TEST(sizes_that_do_not_fit_are_out_of_memory_and_say_so) {
@@ -155,11 +166,12 @@ QSPEC_TEST(sizes_that_do_not_fit_are_out_of_memory_and_say_so) {
 }
 
 QSPEC_TEST(parts_of_different_formats_do_not_stack) {
-  const RandomWeight a(nested_spec(32, 12), 16, 128, 1), b(nested_spec(32, 11), 16, 128, 1), c(nested_spec(64, 12), 16, 128, 1), d(int4_spec(32), 16, 128, 1),
-      e(nested_spec(32, 12), 16, 256, 1);
+  const RandomWeight a(nested_spec(32, 12), 16, 128, 1), b(nested_spec(32, 11), 16, 128, 1),
+      c(nested_spec(64, 12), 16, 128, 1), d(int4_spec(32), 16, 128, 1), e(nested_spec(32, 12), 16, 256, 1);
   for (const RandomWeight* other : {&b, &c, &d, &e}) {
     std::unique_ptr<ResidentWeight> weight;
-    QSPEC_EXPECT(ResidentWeight::create({a.source("first"), other->source("second")}, &weight).code() == StatusCode::kShapeMismatch);
+    QSPEC_EXPECT(ResidentWeight::create({a.source("first"), other->source("second")}, &weight).code() ==
+                 StatusCode::kShapeMismatch);
     QSPEC_EXPECT(weight == nullptr);
   }
   std::unique_ptr<ResidentWeight> weight;
