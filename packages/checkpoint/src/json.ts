@@ -35,9 +35,9 @@ export function isObject(value: unknown): value is UnknownFields {
   return value !== null && typeof value === 'object' && !Array.isArray(value);
 }
 
-/** Short enough for a sentence. */
+/** Short enough for a sentence. Objects as JSON: their own `toString` may be anything. */
 export function describe(value: unknown): string {
-  const text =
-    typeof value === 'string' ? JSON.stringify(value) : Array.isArray(value) ? `[${value.join(', ')}]` : String(value);
+  const isStructured = typeof value === 'string' || (typeof value === 'object' && value !== null);
+  const text = isStructured ? JSON.stringify(value) : String(value);
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
