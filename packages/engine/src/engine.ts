@@ -1,4 +1,4 @@
-import { DisposedError, type KvAllocator, type RoundResult, type Session } from '@qspec/core';
+import { DisposedError, InvariantError, type KvAllocator, type RoundResult, type Session } from '@qspec/core';
 import type { EntryResult, NewRequest, ScheduledBatch, Scheduler } from '@qspec/scheduler';
 import type { Generation } from './generation.js';
 import { encodeRound } from './round-batch.js';
@@ -81,7 +81,13 @@ export class Engine {
   private async round(): Promise<void> {
     const { scheduler, kvCache, session } = this.options;
     const batch = scheduler.schedule();
-    for (const { requestId, error } of scheduler.takeFailures()) this.take(requestId)?.fail(error);
+    const failures = scheduler.takeFailures();
+    for (const { requestId, error } of failures) this.take(requestId)?.fail(error);
+    if (!batch && failures.length === 0 && scheduler.hasWork) {
+      throw new InvariantError('Expected a batch while requests are waiting. Please report this.', {
+        ...scheduler.stats,
+      });
+    }
     if (!batch) return;
     let result: RoundResult;
     try {
