@@ -1,14 +1,17 @@
 // Paged causal attention over the vector wrapper of one instruction set.
 //
-// Work: a *group* is up to 16 consecutive rows of one sequence, a *query* one (row, head) of it. For each block of kBlock = 32
-// positions and each kv head, K is transposed once to [head_dim][32] float and V widened to rows, and every query of the group uses them:
+// Work: a *group* is up to 16 consecutive rows of one sequence, a *query* one (row, head) of it. For each block of
+// kBlock = 32 positions and each kv head, K is transposed once to [head_dim][32] float and V widened to rows, and every
+// query of the group uses them:
 //
-//   scores[32] = scale · q · K (a lane is a position, summed along head_dim in order)   -> running maximum, exp, running sum
-//   acc[head_dim] = acc · e^(old max - new max) + Σ_j p[j] · V[j] (a lane is a dimension, summed along positions in order)
+//   scores[32] = scale · q · K (a lane is a position, summed along head_dim in order)   -> running maximum, exp,
+//   running sum acc[head_dim] = acc · e^(old max - new max) + Σ_j p[j] · V[j] (a lane is a dimension, summed along
+//   positions in order)
 //
-// Row invariance: blocks begin at multiples of 32 *positions*, whatever the pages, slots and neighbours; a query walks its own blocks in
-// order and its own positions in order, and every number it sees comes from the same instructions however queries are grouped.
-// Positions that a query may not see are never multiplied in (their memory may hold anything).
+// Row invariance: blocks begin at multiples of 32 *positions*, whatever the pages, slots and neighbours; a query walks
+// its own blocks in order and its own positions in order, and every number it sees comes from the same instructions
+// however queries are grouped. Positions that a query may not see are never multiplied in (their memory may hold
+// anything).
 #include "row_sink.inl"
 
 namespace qspec::cpu::QSPEC_ISA {
@@ -24,10 +27,11 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 // K and V of one kv head at kBlock positions, as floats (int8: codes; the scales are apart).
 struct Block {
   float* keys;    // [head_dim][kBlock]
-  float* values;  // [kBlock][padded_dim]; copied even from a float cache, whose rows may all lie in one set of the first cache
-  float key_scales[kBlock];   // int8 only
+  float* values;  // [kBlock][padded_dim]; copied even from a float cache, whose rows may all lie in one set of the
+                  // first cache
+  float key_scales[kBlock];  // int8 only
   float value_scales[kBlock];
-  int begin, end;             // positions of the block that hold something
+  int begin, end;  // positions of the block that hold something
 };
 
 // Rows of a group, and what each may see.
@@ -53,9 +57,12 @@ int64_t slot_of(const BatchRows& batch, int page_size, int64_t row, int64_t posi
   return int64_t{page} * page_size + position % page_size;
 }
 
-// A 32-bit word of a K row holds 1 float, 2 bfloat16 or 4 int8 of consecutive dimensions; keys[d] receives each for kLanes positions.
+// A 32-bit word of a K row holds 1 float, 2 bfloat16 or 4 int8 of consecutive dimensions; keys[d] receives each for
+// kLanes positions.
 template <KvFormat kFormat>
-constexpr int kDimsPerWord = kFormat == KvFormat::kF32 ? 1 : kFormat == KvFormat::kBf16 ? 2 : 4;
+constexpr int kDimsPerWord = kFormat == KvFormat::kF32    ? 1
+                             : kFormat == KvFormat::kBf16 ? 2
+                                                          : 4;
 
 template <KvFormat kFormat>
 void store_key_word(float* keys, I word) {
@@ -92,7 +99,8 @@ void transpose_keys(const char* const* rows, int head_dim, float* keys) {
         }
       }
       transpose(words);
-      for (int w = 0; w < count; ++w) store_key_word<kFormat>(keys + (base + w) * kDimsPerWord<kFormat> * kBlock + lanes, words[w]);
+      for (int w = 0; w < count; ++w)
+        store_key_word<kFormat>(keys + (base + w) * kDimsPerWord<kFormat> * kBlock + lanes, words[w]);
     }
   }
 }
@@ -117,7 +125,8 @@ void widen_value(const void* data, int head_dim, float* output) {
 
 // Loads positions [position + begin, position + end) as `row` sees them.
 template <KvFormat kFormat>
-void load_block(const AttentionParams& params, int64_t row, int kv_head, int64_t position, int begin, int end, Block& block) {
+void load_block(const AttentionParams& params, int64_t row, int kv_head, int64_t position, int begin, int end,
+                Block& block) {
   const KvLayer& cache = params.cache;
   const int head_dim = cache.head_dim;
   const int64_t element_bytes = 4 / kDimsPerWord<kFormat>, padded_dim = round_up(head_dim, kLanes);
@@ -182,7 +191,8 @@ void softmax_step(Query& query, int begin, int end, int64_t padded_dim, float* s
 }
 
 template <int kQueries, int kVectors>
-void accumulate_dims(const Query* queries, const Block& block, int begin, int end, int64_t padded_dim, int64_t dim, const float* shares) {
+void accumulate_dims(const Query* queries, const Block& block, int begin, int end, int64_t padded_dim, int64_t dim,
+                     const float* shares) {
   F acc[kQueries][kVectors];
   for (int i = 0; i < kQueries; ++i) {
     for (int v = 0; v < kVectors; ++v) acc[i][v] = load(queries[i].acc + dim + v * kLanes);
@@ -205,7 +215,8 @@ void accumulate(const Query* queries, const Block& block, int begin, int end, in
   for (; dim + 4 * kLanes <= padded_dim; dim += 4 * kLanes) {
     accumulate_dims<kQueries, 4>(queries, block, begin, end, padded_dim, dim, shares);
   }
-  for (; dim < padded_dim; dim += kLanes) accumulate_dims<kQueries, 1>(queries, block, begin, end, padded_dim, dim, shares);
+  for (; dim < padded_dim; dim += kLanes)
+    accumulate_dims<kQueries, 1>(queries, block, begin, end, padded_dim, dim, shares);
 }
 
 template <int kQueries>
@@ -216,7 +227,8 @@ void score_queries(const Query* queries, int count, const Block& block, int head
 
 // One block for up to kQueryTile queries.
 template <KvFormat kFormat>
-void attend_tile(const AttentionParams& params, const Group& group, Query* queries, int count, const Block& block, int64_t position) {
+void attend_tile(const AttentionParams& params, const Group& group, Query* queries, int count, const Block& block,
+                 int64_t position) {
   const int64_t padded_dim = round_up(params.cache.head_dim, kLanes);
   float scores[kQueryTile * kBlock];
   int begin[kQueryTile], end[kQueryTile];
@@ -248,15 +260,16 @@ void attend_tile(const AttentionParams& params, const Group& group, Query* queri
 
 // One block for queries [0, count), which see the same slots (as `row` does). Queries lie row by row, `per_row` each.
 template <KvFormat kFormat>
-void attend_block(const AttentionParams& params, const Group& group, int64_t row, int kv_head, int64_t position, Query* queries,
-                  int count, Block& block) {
+void attend_block(const AttentionParams& params, const Group& group, int64_t row, int kv_head, int64_t position,
+                  Query* queries, int count, Block& block) {
   int64_t first = INT64_MAX, own = -1;
   for (int i = 0; i < count; ++i) {
     const int r = queries[i].row;
     first = group.first[r] < first ? group.first[r] : first;
     own = group.own[r] > own ? group.own[r] : own;
   }
-  const int64_t begin = first > position ? first - position : 0, end = own + 1 - position < kBlock ? own + 1 - position : kBlock;
+  const int64_t begin = first > position ? first - position : 0,
+                end = own + 1 - position < kBlock ? own + 1 - position : kBlock;
   if (begin >= end) return;
   load_block<kFormat>(params, row, kv_head, position, static_cast<int>(begin), static_cast<int>(end), block);
   for (int i = 0; i < count; i += kQueryTile) {
@@ -279,9 +292,11 @@ struct HeadQueries {
   Query* queries;
 };
 
-// All blocks. Kv heads are the inner loop, so that one pass over the positions reads the cache in the order in which it lies.
+// All blocks. Kv heads are the inner loop, so that one pass over the positions reads the cache in the order in which it
+// lies.
 template <KvFormat kFormat>
-void attend_blocks(const AttentionParams& params, const Group& group, const HeadQueries* heads, int num_heads, Block& block) {
+void attend_blocks(const AttentionParams& params, const Group& group, const HeadQueries* heads, int num_heads,
+                   Block& block) {
   for (int64_t position = group.lowest_first / kBlock * kBlock; position <= group.highest_own; position += kBlock) {
     const bool is_shared = shares_slots(params.batch, group, position + kBlock);
     for (int h = 0; h < num_heads; ++h) {
@@ -292,7 +307,8 @@ void attend_blocks(const AttentionParams& params, const Group& group, const Head
         continue;
       }
       for (int r = 0; r < group.count; ++r) {
-        attend_block<kFormat>(params, group, group.row + r, heads[h].kv_head, position, heads[h].queries + r * per_row, per_row, block);
+        attend_block<kFormat>(params, group, group.row + r, heads[h].kv_head, position, heads[h].queries + r * per_row,
+                              per_row, block);
       }
     }
   }
@@ -315,7 +331,8 @@ int64_t floats_for(int64_t count) {
 Workspace carve(int64_t num_queries, int num_kv_heads, int head_dim) {
   const int64_t padded_dim = round_up(head_dim, kLanes), block_floats = kBlock * padded_dim;
   const int64_t acc_floats = round_up(padded_dim * num_queries, 16), sum_floats = round_up(kLanes * num_queries, 16);
-  float* next = thread_scratch(ScratchUse::kAttention, 2 * block_floats + acc_floats + sum_floats + floats_for<Query>(num_queries) +
+  float* next = thread_scratch(ScratchUse::kAttention, 2 * block_floats + acc_floats + sum_floats +
+                                                           floats_for<Query>(num_queries) +
                                                            floats_for<HeadQueries>(num_kv_heads));
   Workspace work = {};
   work.block.keys = next;
@@ -348,9 +365,15 @@ void attend_heads(const AttentionParams& params, const Group& group, int begin, 
   for (int64_t i = 0; i < num_queries * padded_dim; i += kLanes) store(work.acc + i, splat(0.0f));
   for (int64_t i = 0; i < num_queries; ++i) store(work.sums + i * kLanes, splat(0.0f));
   switch (params.cache.format) {
-    case KvFormat::kF32: attend_blocks<KvFormat::kF32>(params, group, work.heads, num_heads, work.block); break;
-    case KvFormat::kBf16: attend_blocks<KvFormat::kBf16>(params, group, work.heads, num_heads, work.block); break;
-    default: attend_blocks<KvFormat::kInt8>(params, group, work.heads, num_heads, work.block); break;
+    case KvFormat::kF32:
+      attend_blocks<KvFormat::kF32>(params, group, work.heads, num_heads, work.block);
+      break;
+    case KvFormat::kBf16:
+      attend_blocks<KvFormat::kBf16>(params, group, work.heads, num_heads, work.block);
+      break;
+    default:
+      attend_blocks<KvFormat::kInt8>(params, group, work.heads, num_heads, work.block);
+      break;
   }
   for (int64_t i = 0; i < num_queries; ++i) {
     const Query& query = work.queries[i];
@@ -361,15 +384,17 @@ void attend_heads(const AttentionParams& params, const Group& group, int begin, 
   }
 }
 
-// Heads [begin, end) of all rows of the group, whole sink units. A few rows take all heads in one pass over the cache; with many, the
-// sums of all heads would not stay in the first caches, so that kv heads come one after the other.
+// Heads [begin, end) of all rows of the group, whole sink units. A few rows take all heads in one pass over the cache;
+// with many, the sums of all heads would not stay in the first caches, so that kv heads come one after the other.
 void attend_group(const AttentionParams& params, const Group& group, int begin, int end) {
   constexpr int64_t kMostSums = 8192;  // floats
   const int head_dim = params.cache.head_dim, heads_per_kv = params.num_heads / params.cache.num_kv_heads;
-  const int64_t width = int64_t{params.num_heads} * head_dim, column = int64_t{begin} * head_dim, columns = int64_t{end - begin} * head_dim;
+  const int64_t width = int64_t{params.num_heads} * head_dim, column = int64_t{begin} * head_dim,
+                columns = int64_t{end - begin} * head_dim;
   float* staging = thread_scratch(ScratchUse::kAttentionRows, kGroupRows * width);
   float* targets[kGroupRows];
-  for (int64_t r = 0; r < group.count; ++r) targets[r] = sink_target(params.sink, group.row + r, width, column, staging + r * width);
+  for (int64_t r = 0; r < group.count; ++r)
+    targets[r] = sink_target(params.sink, group.row + r, width, column, staging + r * width);
   const bool is_small = group.count * columns <= kMostSums;
   for (int head = begin; head < end;) {
     const int kv_end = (head / heads_per_kv + 1) * heads_per_kv, stop = is_small || kv_end > end ? end : kv_end;
@@ -378,7 +403,8 @@ void attend_group(const AttentionParams& params, const Group& group, int begin, 
     attend_heads(params, group, head, stop, outputs);
     head = stop;
   }
-  for (int64_t r = 0; r < group.count; ++r) finish_columns(params.sink, group.row + r, width, column, columns, targets[r]);
+  for (int64_t r = 0; r < group.count; ++r)
+    finish_columns(params.sink, group.row + r, width, column, columns, targets[r]);
 }
 
 Group group_at(const AttentionParams& params, int64_t row) {

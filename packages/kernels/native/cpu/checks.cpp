@@ -42,8 +42,9 @@ Status check_hadamard_block(int block, int64_t width) {
 Status check_quantized(const QuantizedRows& rows, int64_t width) {
   if (rows.bits != 4 && rows.bits != 8) return invalid(expected("`bits` of activations to be 4 or 8", rows.bits));
   if (!is_group_size(rows.group_size) || width % rows.group_size != 0) {
-    return mismatch(expected("`group_size` to be 32, 64 or 128 and to divide " + std::to_string(width), rows.group_size) +
-                    " Use a float buffer for this width.");
+    return mismatch(
+        expected("`group_size` to be 32, 64 or 128 and to divide " + std::to_string(width), rows.group_size) +
+        " Use a float buffer for this width.");
   }
   QSPEC_RETURN_IF_ERROR(not_null(rows.scales, "quantized.scales"));
   return not_null(rows.sums, "quantized.sums");
@@ -64,12 +65,14 @@ Status check_packed_weight(const PackedWeight& weight) {
     return mismatch(expected("a weight of at least 1 x 1", weight.n < 1 ? weight.n : weight.k));
   }
   QSPEC_RETURN_IF_ERROR(check_hadamard_block(weight.hadamard_block, weight.k));
-  if (weight.kind == WeightKind::kDenseF32 || weight.kind == WeightKind::kDenseBf16) return not_null(weight.dense, "weight.dense");
+  if (weight.kind == WeightKind::kDenseF32 || weight.kind == WeightKind::kDenseBf16)
+    return not_null(weight.dense, "weight.dense");
   if (weight.kind != WeightKind::kInt4 && weight.kind != WeightKind::kNested8) {
     return {StatusCode::kUnsupported, expected("a weight kind from 0 to 3", static_cast<int>(weight.kind))};
   }
   if (!is_group_size(weight.group_size) || weight.k % weight.group_size != 0) {
-    return mismatch(expected("the weight's `group_size` to be 32, 64 or 128 and to divide " + std::to_string(weight.k), weight.group_size) +
+    return mismatch(expected("the weight's `group_size` to be 32, 64 or 128 and to divide " + std::to_string(weight.k),
+                             weight.group_size) +
                     " Quantise it with another group size.");
   }
   QSPEC_RETURN_IF_ERROR(not_null(weight.hi, "weight.hi"));
@@ -93,7 +96,9 @@ Status check_row_sink(const RowSink& sink, int64_t rows, int64_t width) {
 
 Status check_kv_layer(const KvLayer& layer) {
   if (layer.format == KvFormat::kInt8Nested) {
-    return {StatusCode::kUnsupported, "Expected a KV cache of f32, bf16 or int8 on the CPU but received int8-nested. Use `int8`, or a CUDA device."};
+    return {
+        StatusCode::kUnsupported,
+        "Expected a KV cache of f32, bf16 or int8 on the CPU but received int8-nested. Use `int8`, or a CUDA device."};
   }
   if (layer.format < KvFormat::kF32 || layer.format > KvFormat::kInt8Nested) {
     return {StatusCode::kUnsupported, expected("a KV format from 0 to 3", static_cast<int>(layer.format))};
@@ -106,7 +111,8 @@ Status check_kv_layer(const KvLayer& layer) {
     return invalid(expected("`page_size` to be 16, 32 or 64", layer.page_size));
   }
   if (layer.num_slots < 1 || layer.num_slots % layer.page_size != 0 || layer.num_slots > INT32_MAX) {
-    return mismatch(expected("`num_slots` to be whole pages of " + std::to_string(layer.page_size) + ", at most 2^31 - 1", layer.num_slots));
+    return mismatch(expected(
+        "`num_slots` to be whole pages of " + std::to_string(layer.page_size) + ", at most 2^31 - 1", layer.num_slots));
   }
   QSPEC_RETURN_IF_ERROR(not_null(layer.k, "cache.k"));
   QSPEC_RETURN_IF_ERROR(not_null(layer.v, "cache.v"));
@@ -127,11 +133,13 @@ Status check_ancestors(const BatchRows& batch, const KvLayer& layer, int64_t row
   const int64_t start = batch.ancestor_starts[row], count = int64_t{batch.positions[row]} + 1 - start;
   if (start < 0 || count < 1 || count > batch.max_ancestors) {
     return invalid(expected("row " + std::to_string(row) + " to have from 1 to " + std::to_string(batch.max_ancestors) +
-                                " ancestor slots, its own included", count));
+                                " ancestor slots, its own included",
+                            count));
   }
   for (int64_t i = 0; i < count; ++i) {
     const int64_t slot = batch.ancestor_slots[row * batch.max_ancestors + i];
-    QSPEC_RETURN_IF_ERROR(check_slot(slot, layer.num_slots, "ancestor_slots[" + std::to_string(row) + "][" + std::to_string(i) + "]"));
+    QSPEC_RETURN_IF_ERROR(
+        check_slot(slot, layer.num_slots, "ancestor_slots[" + std::to_string(row) + "][" + std::to_string(i) + "]"));
   }
   return {};
 }
@@ -145,8 +153,10 @@ Status check_row_pages(const BatchRows& batch, const KvLayer& layer, int64_t row
   const int64_t num_pages = int64_t{batch.page_offsets[sequence + 1]} - batch.page_offsets[sequence];
   const int64_t needed = (from_pages + layer.page_size - 1) / layer.page_size;
   if (num_pages >= needed) return {};
-  return invalid(expected("sequence " + std::to_string(sequence) + " to have " + std::to_string(needed) + " pages for position " +
-                              std::to_string(position), num_pages) + " Allocate pages before the round.");
+  return invalid(expected("sequence " + std::to_string(sequence) + " to have " + std::to_string(needed) +
+                              " pages for position " + std::to_string(position),
+                          num_pages) +
+                 " Allocate pages before the round.");
 }
 
 }  // namespace
@@ -183,8 +193,10 @@ Status check_embedding(const EmbeddingParams& params) {
   QSPEC_RETURN_IF_ERROR(not_null(params.output, "output"));
   for (int64_t row = 0; row < params.rows; ++row) {
     if (params.tokens[row] < 0 || params.tokens[row] >= params.table->n) {
-      return invalid(expected("`tokens[" + std::to_string(row) + "]` to be from 0 to " + std::to_string(params.table->n - 1), params.tokens[row]) +
-                     " Tokens come from this model's own tokenizer.");
+      return invalid(
+          expected("`tokens[" + std::to_string(row) + "]` to be from 0 to " + std::to_string(params.table->n - 1),
+                   params.tokens[row]) +
+          " Tokens come from this model's own tokenizer.");
     }
   }
   return {};
@@ -198,7 +210,9 @@ Status check_gather_rows(const GatherRowsParams& params, int64_t num_input_rows)
   QSPEC_RETURN_IF_ERROR(not_null(params.output, "output"));
   for (int64_t row = 0; row < params.rows; ++row) {
     if (params.row_index[row] < 0 || params.row_index[row] >= num_input_rows) {
-      return invalid(expected("`row_index[" + std::to_string(row) + "]` to be from 0 to " + std::to_string(num_input_rows - 1), params.row_index[row]));
+      return invalid(
+          expected("`row_index[" + std::to_string(row) + "]` to be from 0 to " + std::to_string(num_input_rows - 1),
+                   params.row_index[row]));
     }
   }
   return {};
@@ -208,7 +222,8 @@ Status check_rms_norm(const RmsNormParams& params) {
   QSPEC_RETURN_IF_ERROR(check_row_sink(params.sink, params.rows, params.width));
   QSPEC_RETURN_IF_ERROR(not_null(params.input, "input"));
   QSPEC_RETURN_IF_ERROR(not_null(params.weight, "weight"));
-  if (!(params.eps >= 0) || std::isinf(params.eps)) return invalid(expected("`eps` to be a finite number, at least 0", params.eps));
+  if (!(params.eps >= 0) || std::isinf(params.eps))
+    return invalid(expected("`eps` to be a finite number, at least 0", params.eps));
   return {};
 }
 
@@ -225,7 +240,8 @@ Status check_silu_mul(const SiluMulParams& params) {
 namespace {
 Status check_heads(int num_heads, const KvLayer& cache) {
   if (num_heads >= 1 && num_heads % cache.num_kv_heads == 0) return {};
-  return mismatch(expected("`num_heads` to be a positive multiple of the " + std::to_string(cache.num_kv_heads) + " kv heads", num_heads));
+  return mismatch(expected(
+      "`num_heads` to be a positive multiple of the " + std::to_string(cache.num_kv_heads) + " kv heads", num_heads));
 }
 }  // namespace
 
@@ -234,8 +250,10 @@ Status check_rope_kv_write(const RopeKvWriteParams& params) {
   QSPEC_RETURN_IF_ERROR(check_heads(params.num_heads, params.cache));
   QSPEC_RETURN_IF_ERROR(not_null(params.qkv, "qkv"));
   QSPEC_RETURN_IF_ERROR(not_null(params.inverse_frequencies, "inverse_frequencies"));
-  if (!std::isfinite(params.attention_factor)) return invalid(expected("`attention_factor` to be finite", params.attention_factor));
-  if (!(params.eps >= 0) || std::isinf(params.eps)) return invalid(expected("`eps` to be a finite number, at least 0", params.eps));
+  if (!std::isfinite(params.attention_factor))
+    return invalid(expected("`attention_factor` to be finite", params.attention_factor));
+  if (!(params.eps >= 0) || std::isinf(params.eps))
+    return invalid(expected("`eps` to be a finite number, at least 0", params.eps));
   return {};
 }
 
@@ -245,16 +263,19 @@ Status check_attention(const AttentionParams& params) {
   const int64_t width = int64_t{params.num_heads} * params.cache.head_dim;
   QSPEC_RETURN_IF_ERROR(check_row_sink(params.sink, params.batch.rows, width));
   QSPEC_RETURN_IF_ERROR(not_null(params.qkv, "qkv"));
-  if (params.qkv_stride < width) return mismatch(expected("`qkv_stride` to be at least " + std::to_string(width), params.qkv_stride));
+  if (params.qkv_stride < width)
+    return mismatch(expected("`qkv_stride` to be at least " + std::to_string(width), params.qkv_stride));
   if (!std::isfinite(params.scale)) return invalid(expected("`scale` to be finite", params.scale));
-  if (params.sliding_window < 0) return invalid(expected("`sliding_window` to be 0 (all) or more", params.sliding_window));
+  if (params.sliding_window < 0)
+    return invalid(expected("`sliding_window` to be 0 (all) or more", params.sliding_window));
   return {};
 }
 
 namespace {
 Status check_number(float value, float low, float high, const char* name) {
   if (value >= low && value <= high) return {};
-  return invalid(expected("`" + std::string(name) + "` to be from " + std::to_string(low) + " to " + std::to_string(high), value));
+  return invalid(
+      expected("`" + std::string(name) + "` to be from " + std::to_string(low) + " to " + std::to_string(high), value));
 }
 }  // namespace
 
@@ -263,12 +284,14 @@ Status check_sampler(const SamplerParams& params, int64_t vocab) {
   QSPEC_RETURN_IF_ERROR(check_number(params.temperature, 0, 100, "temperature"));
   if (params.top_k < 0) return invalid(expected("`top_k` to be 0 (all) or more", params.top_k));
   QSPEC_RETURN_IF_ERROR(check_number(params.top_p, 0, 1, "top_p"));
-  if (params.top_p == 0) return invalid("Expected `top_p` to be over 0 but received 0. Use `temperature` 0 for greedy decoding.");
+  if (params.top_p == 0)
+    return invalid("Expected `top_p` to be over 0 but received 0. Use `temperature` 0 for greedy decoding.");
   QSPEC_RETURN_IF_ERROR(check_number(params.min_p, 0, 1, "min_p"));
   QSPEC_RETURN_IF_ERROR(check_number(params.repetition_penalty, 1e-6f, 1e6f, "repetition_penalty"));
   QSPEC_RETURN_IF_ERROR(check_number(params.presence_penalty, -100, 100, "presence_penalty"));
   QSPEC_RETURN_IF_ERROR(check_number(params.frequency_penalty, -100, 100, "frequency_penalty"));
-  if (params.num_bias < 0 || params.num_history < 0) return invalid(expected("counts to be at least 0", std::min(params.num_bias, params.num_history)));
+  if (params.num_bias < 0 || params.num_history < 0)
+    return invalid(expected("counts to be at least 0", std::min(params.num_bias, params.num_history)));
   if (params.num_prompt < 0 || (params.num_history > 0 && params.num_prompt > params.num_history)) {
     return invalid(expected("`num_prompt` to be from 0 to " + std::to_string(params.num_history), params.num_prompt));
   }

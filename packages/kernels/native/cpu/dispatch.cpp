@@ -30,7 +30,8 @@ CpuIsa detect_cpu_isa() {
   if (!has_osxsave || !has_avx || !has_fma || !has_f16c) return CpuIsa::kGeneric;
   const uint64_t state = enabled_state();
   if ((state & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has(b, 5)) return CpuIsa::kGeneric;
-  const bool has_avx512 = (state & 0xe6) == 0xe6 && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // F, DQ, BW, VL
+  const bool has_avx512 =
+      (state & 0xe6) == 0xe6 && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // F, DQ, BW, VL
   if (!has_avx512) return CpuIsa::kAvx2;
   return has(c, 11) ? CpuIsa::kAvx512Vnni : CpuIsa::kAvx512;
 #else
@@ -38,11 +39,9 @@ CpuIsa detect_cpu_isa() {
 #endif
 }
 
-#define QSPEC_TABLE(name, isa, linear)                                                                             \
-  {                                                                                                                \
-    name, cpu::isa::embedding, cpu::gather_rows, cpu::isa::rms_norm, cpu::isa::transform, cpu::linear,             \
-        cpu::isa::rope_kv_write, cpu::isa::attention, cpu::isa::silu_mul                                           \
-  }
+#define QSPEC_TABLE(name, isa, linear)                                                                 \
+  {name,        cpu::isa::embedding,     cpu::gather_rows,    cpu::isa::rms_norm, cpu::isa::transform, \
+   cpu::linear, cpu::isa::rope_kv_write, cpu::isa::attention, cpu::isa::silu_mul}
 
 const OpTable& cpu_ops(CpuIsa isa) {
   static const OpTable generic = QSPEC_TABLE("generic", generic, linear_generic);

@@ -38,7 +38,8 @@ float* thread_scratch(ScratchUse use, size_t num_floats) {
   return region.aligned;
 }
 
-void fill_rope_table(const float* inverse_frequencies, int count, int32_t position, float factor, float* cosines, float* sines) {
+void fill_rope_table(const float* inverse_frequencies, int count, int32_t position, float factor, float* cosines,
+                     float* sines) {
   for (int i = 0; i < count; ++i) {
     // In quarter turns: the nearest whole one picks the quadrant, the rest lies in [-pi/4, pi/4].
     const double quarters = static_cast<double>(position) * inverse_frequencies[i] * 0.63661977236758134308;
@@ -46,7 +47,8 @@ void fill_rope_table(const float* inverse_frequencies, int count, int32_t positi
     const float r = static_cast<float>((quarters - whole) * 1.57079632679489661923), r2 = r * r;
     const int quadrant = static_cast<int>(static_cast<int64_t>(whole) & 3);
     const float sine = r + r * r2 * (-1.6666654611e-1f + r2 * (8.3321608736e-3f + r2 * -1.9515295891e-4f));
-    const float cosine = 1 - 0.5f * r2 + r2 * r2 * (4.166664568298827e-2f + r2 * (-1.388731625493765e-3f + r2 * 2.443315711809948e-5f));
+    const float cosine =
+        1 - 0.5f * r2 + r2 * r2 * (4.166664568298827e-2f + r2 * (-1.388731625493765e-3f + r2 * 2.443315711809948e-5f));
     const float c = quadrant & 1 ? sine : cosine, s = quadrant & 1 ? cosine : sine;
     cosines[i] = (quadrant == 1 || quadrant == 2 ? -c : c) * factor;
     sines[i] = (quadrant >= 2 ? -s : s) * factor;

@@ -20,8 +20,8 @@ struct SamplerKernels {
   int32_t (*argmax_row)(const float* logits, int64_t vocab);
   // Σ exp((logit - top) · inverse_temperature); NaN counts as -infinity.
   double (*sum_of_exps)(const float* logits, int64_t vocab, float top, float inverse_temperature);
-  // Ids from first_id (a multiple of 4) to first_id + kDrawChunk - 1 whose noisy score may reach bound.best, and their random words;
-  // returns how many. `logits` points to the logit of first_id.
+  // Ids from first_id (a multiple of 4) to first_id + kDrawChunk - 1 whose noisy score may reach bound.best, and their
+  // random words; returns how many. `logits` points to the logit of first_id.
   int (*possible_winners)(const float* logits, int32_t first_id, const DrawBound& bound, int32_t* ids, uint32_t* words);
 };
 constexpr int kDrawChunk = 64;
@@ -47,15 +47,18 @@ namespace qspec::cpu {
 
 void gather_rows(const GatherRowsParams& params, Part part);
 
-// Work memory of the calling thread, 64-byte aligned, zeroed when it grows, kept until the thread ends. One region a purpose.
+// Work memory of the calling thread, 64-byte aligned, zeroed when it grows, kept until the thread ends. One region a
+// purpose.
 enum class ScratchUse : int { kRow = 0, kRope = 1, kAttention = 2, kAttentionRows = 3 };
 float* thread_scratch(ScratchUse use, size_t num_floats);
 
-// cosines[i], sines[i] = factor · cos/sin(position · inverse_frequencies[i]), reduced in double: right to a few 1e-8 at any position.
-void fill_rope_table(const float* inverse_frequencies, int count, int32_t position, float factor, float* cosines, float* sines);
+// cosines[i], sines[i] = factor · cos/sin(position · inverse_frequencies[i]), reduced in double: right to a few 1e-8 at
+// any position.
+void fill_rope_table(const float* inverse_frequencies, int count, int32_t position, float factor, float* cosines,
+                     float* sines);
 
-// Least number of columns, from column 0 on, that a sink can take alone: whole Hadamard blocks and whole quantisation groups of
-// whole `granule`s (a head); the full width when codes share one scale a token.
+// Least number of columns, from column 0 on, that a sink can take alone: whole Hadamard blocks and whole quantisation
+// groups of whole `granule`s (a head); the full width when codes share one scale a token.
 int64_t sink_unit(const RowSink& sink, int64_t width, int64_t granule);
 
 }  // namespace qspec::cpu

@@ -1,5 +1,6 @@
-// Row ops over the vector wrapper of one instruction set (simd_*.h, included before). A row's result depends on nothing but the
-// row: rows (or, where a row falls apart into sink units, units) are cut between threads, and each is computed by the same code.
+// Row ops over the vector wrapper of one instruction set (simd_*.h, included before). A row's result depends on nothing
+// but the row: rows (or, where a row falls apart into sink units, units) are cut between threads, and each is computed
+// by the same code.
 #include "qspec/packing.h"
 #include "row_sink.inl"
 
@@ -10,7 +11,9 @@ namespace {
 struct Range {
   int64_t begin, end;
 };
-Range range_of_part(int64_t count, Part part) { return {count * part.index / part.count, count * (part.index + 1) / part.count}; }
+Range range_of_part(int64_t count, Part part) {
+  return {count * part.index / part.count, count * (part.index + 1) / part.count};
+}
 
 float sum_of_squares(const float* values, int64_t count) {
   F sums[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
@@ -33,7 +36,8 @@ float sum_of_squares(const float* values, int64_t count) {
 // output = input · factor · weight; output may be input.
 void scale_by(const float* input, float factor, const float* weight, int64_t count, float* output) {
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(output + i, mul(mul(load(input + i), splat(factor)), load(weight + i)));
+  for (; i + kLanes <= count; i += kLanes)
+    store(output + i, mul(mul(load(input + i), splat(factor)), load(weight + i)));
   for (; i < count; ++i) output[i] = input[i] * factor * weight[i];
 }
 
@@ -47,7 +51,8 @@ float inverse_rms(const float* values, int64_t count, float eps) {
   return 1.0f / __builtin_sqrtf(sum_of_squares(values, count) / static_cast<float>(count) + eps);
 }
 
-// Calls body(row, column, count) for the sink units of this part, neighbours merged; unit = columns that can be finished alone.
+// Calls body(row, column, count) for the sink units of this part, neighbours merged; unit = columns that can be
+// finished alone.
 template <typename Body>
 void for_each_span(int64_t rows, int64_t width, int64_t unit, Part part, Body body) {
   const int64_t per_row = width / unit;
@@ -97,34 +102,34 @@ void rms_norm(const RmsNormParams& params, Part part) {
 void transform(const TransformParams& params, Part part) {
   const int64_t width = params.width;
   float* staging = thread_scratch(ScratchUse::kRow, width);
-  for_each_span(params.rows, width, span_unit(params.sink, width), part, [&](int64_t row, int64_t column, int64_t count) {
-    const float* input = params.input + row * width + column;
-    float* values = sink_target(params.sink, row, width, column, staging);
-    if (values != input) __builtin_memcpy(values, input, count * sizeof(float));
-    finish_columns(params.sink, row, width, column, count, values);
-  });
+  for_each_span(params.rows, width, span_unit(params.sink, width), part,
+                [&](int64_t row, int64_t column, int64_t count) {
+                  const float* input = params.input + row * width + column;
+                  float* values = sink_target(params.sink, row, width, column, staging);
+                  if (values != input) __builtin_memcpy(values, input, count * sizeof(float));
+                  finish_columns(params.sink, row, width, column, count, values);
+                });
 }
 
 void silu_mul(const SiluMulParams& params, Part part) {
   const int64_t width = params.width;
   float* staging = thread_scratch(ScratchUse::kRow, width);
-  for_each_span(params.rows, width, span_unit(params.sink, width), part, [&](int64_t row, int64_t column, int64_t count) {
-    const float* gate = params.input + row * 2 * width + column;
-    const float* up = gate + width;
-    float* values = sink_target(params.sink, row, width, column, staging);
-    const auto silu_times = [](F x, F y) {
-      return mul(div(x, add(splat(1.0f), exp(sub(splat(0.0f), x)))), y);
-    };
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(values + i, silu_times(load(gate + i), load(up + i)));
-    if (i < count) {
-      const int rest = static_cast<int>(count - i);
-      float lanes[kLanes];
-      store(lanes, silu_times(as_float(load_i_first(gate + i, rest)), as_float(load_i_first(up + i, rest))));
-      __builtin_memcpy(values + i, lanes, rest * sizeof(float));
-    }
-    finish_columns(params.sink, row, width, column, count, values);
-  });
+  for_each_span(
+      params.rows, width, span_unit(params.sink, width), part, [&](int64_t row, int64_t column, int64_t count) {
+        const float* gate = params.input + row * 2 * width + column;
+        const float* up = gate + width;
+        float* values = sink_target(params.sink, row, width, column, staging);
+        const auto silu_times = [](F x, F y) { return mul(div(x, add(splat(1.0f), exp(sub(splat(0.0f), x)))), y); };
+        int64_t i = 0;
+        for (; i + kLanes <= count; i += kLanes) store(values + i, silu_times(load(gate + i), load(up + i)));
+        if (i < count) {
+          const int rest = static_cast<int>(count - i);
+          float lanes[kLanes];
+          store(lanes, silu_times(as_float(load_i_first(gate + i, rest)), as_float(load_i_first(up + i, rest))));
+          __builtin_memcpy(values + i, lanes, rest * sizeof(float));
+        }
+        finish_columns(params.sink, row, width, column, count, values);
+      });
 }
 
 namespace {
@@ -191,7 +196,8 @@ void rope_kv_write(const RopeKvWriteParams& params, Part part) {
   for (int64_t i = range.begin; i < range.end; ++i) {
     const int64_t row = i / per_row, head = i % per_row;
     if (row != row_of_table) {
-      fill_rope_table(params.inverse_frequencies, half, params.batch.positions[row], params.attention_factor, cosines, sines);
+      fill_rope_table(params.inverse_frequencies, half, params.batch.positions[row], params.attention_factor, cosines,
+                      sines);
       row_of_table = row;
     }
     float* vector = params.qkv + row * (num_q + 2 * num_kv) * head_dim + head * head_dim;

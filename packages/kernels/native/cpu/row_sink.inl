@@ -5,7 +5,8 @@ namespace qspec::cpu::QSPEC_ISA {
 
 namespace {
 
-// One Hadamard block, or part of one, of kVectors vectors that stay in registers: all butterflies of distance < kVectors · kLanes.
+// One Hadamard block, or part of one, of kVectors vectors that stay in registers: all butterflies of distance <
+// kVectors · kLanes.
 template <int kVectors>
 void hadamard_vectors(float* block, int length, float factor) {
   F v[kVectors];
@@ -13,10 +14,10 @@ void hadamard_vectors(float* block, int length, float factor) {
   const int in_lane = length < kLanes ? length : kLanes;
   for (int i = 0; i < kVectors; ++i) v[i] = load(block + i * kLanes);
   // y[lane] = x[partner] ± x[lane]: minus where the lane has the distance bit.
-#define QSPEC_BUTTERFLY(distance)                                                                          \
-  if (distance < in_lane) {                                                                                \
-    const I odd = less_i(splat_i(0), and_i(lane, splat_i(distance)));                                      \
-    for (int i = 0; i < kVectors; ++i) v[i] = add(swap<distance < kLanes ? distance : 1>(v[i]), flip_sign(v[i], odd)); \
+#define QSPEC_BUTTERFLY(distance)                                                                                      \
+  if (distance < in_lane) {                                                                                            \
+    const I odd = less_i(splat_i(0), and_i(lane, splat_i(distance)));                                                  \
+    for (int i = 0; i < kVectors; ++i) v[i] = add(swap < distance<kLanes ? distance : 1>(v[i]), flip_sign(v[i], odd)); \
   }
   QSPEC_BUTTERFLY(1)
   QSPEC_BUTTERFLY(2)
@@ -49,11 +50,16 @@ void hadamard_scalar(float* block, int length, float factor) {
 void hadamard_block(float* block, int length) {
   const float factor = 1.0f / __builtin_sqrtf(static_cast<float>(length));
   switch (length / kLanes) {
-    case 0: return hadamard_scalar(block, length, factor);
-    case 1: return hadamard_vectors<1>(block, length, factor);
-    case 2: return hadamard_vectors<2>(block, length, factor);
-    case 4: return hadamard_vectors<4>(block, length, factor);
-    default: break;
+    case 0:
+      return hadamard_scalar(block, length, factor);
+    case 1:
+      return hadamard_vectors<1>(block, length, factor);
+    case 2:
+      return hadamard_vectors<2>(block, length, factor);
+    case 4:
+      return hadamard_vectors<4>(block, length, factor);
+    default:
+      break;
   }
   constexpr int kChunk = 8 * kLanes;  // longer blocks: chunks in registers, then the wide butterflies through memory
   for (int i = 0; i < length; i += kChunk) hadamard_vectors<8>(block + i, kChunk, factor);
@@ -87,7 +93,8 @@ struct Scale {
   float scale, inverse;  // x ≈ scale · code, code = round(x · inverse)
 };
 
-// All-zero spans (and those under 1e-35, whose inverse would overflow) get 0; spans with NaN or infinity scale NaN, codes 0.
+// All-zero spans (and those under 1e-35, whose inverse would overflow) get 0; spans with NaN or infinity scale NaN,
+// codes 0.
 Scale scale_of(int32_t max_bits, int qmax) {
   float max_abs;
   __builtin_memcpy(&max_abs, &max_bits, 4);
@@ -117,7 +124,8 @@ int32_t quantize_span(const float* values, int64_t count, float inverse, int8_t*
   return sum;
 }
 
-// Where columns [column, …) of `row` should be computed: in place for float sinks, else in `staging` (as many floats as there are columns).
+// Where columns [column, …) of `row` should be computed: in place for float sinks, else in `staging` (as many floats as
+// there are columns).
 float* sink_target(const RowSink& sink, int64_t row, int64_t width, int64_t column, float* staging) {
   return sink.quantized.codes == nullptr ? sink.values + row * width + column : staging;
 }

@@ -48,7 +48,8 @@ double sum_of_exps(const float* logits, int64_t vocab, float top, float inverse_
 
 // Philox4x32-10 of kLanes consecutive blocks: words[4 · lane + j] is word j of block first_block + lane.
 void random_words(uint32_t first_block, const DrawBound& bound, uint32_t* words) {
-  I c0 = add_i(splat_i(static_cast<int32_t>(first_block)), lane_index()), c1 = splat_i(static_cast<int32_t>(bound.position));
+  I c0 = add_i(splat_i(static_cast<int32_t>(first_block)), lane_index()),
+    c1 = splat_i(static_cast<int32_t>(bound.position));
   I c2 = splat_i(0), c3 = splat_i(0);
   uint32_t k0 = bound.key[0], k1 = bound.key[1];
   for (int round = 0; round < 10; ++round) {
@@ -72,13 +73,15 @@ void random_words(uint32_t first_block, const DrawBound& bound, uint32_t* words)
 // score + g >= best needs, as -log(u) >= 1 - u, that 1 - u <= e^(score - best). 1 - u is (2^32 - word - 1/2) / 2^32.
 int possible_winners(const float* logits, int32_t first_id, const DrawBound& bound, int32_t* ids, uint32_t* words) {
   uint32_t drawn[kDrawChunk];
-  for (int block = 0; block < kDrawChunk / 4; block += kLanes) random_words(static_cast<uint32_t>(first_id / 4 + block), bound, drawn + 4 * block);
+  for (int block = 0; block < kDrawChunk / 4; block += kLanes)
+    random_words(static_cast<uint32_t>(first_id / 4 + block), bound, drawn + 4 * block);
   int count = 0;
   for (int i = 0; i < kDrawChunk; i += kLanes) {
     const F behind = fma(load(logits + i), splat(bound.inverse_temperature), splat(bound.slack - bound.best));
     // The upper 24 bits are exact as a float, and cutting the others off makes 1 - u smaller: the safe side.
     const I complement = shift_right_zero<8>(xor_i(load_i(drawn + i), splat_i(-1)));
-    for (uint32_t mask = at_least(exp(behind), mul(to_float(complement), splat(0x1p-24f))); mask != 0; mask &= mask - 1) {
+    for (uint32_t mask = at_least(exp(behind), mul(to_float(complement), splat(0x1p-24f))); mask != 0;
+         mask &= mask - 1) {
       const int j = i + __builtin_ctz(mask);
       ids[count] = first_id + j;
       words[count++] = drawn[j];

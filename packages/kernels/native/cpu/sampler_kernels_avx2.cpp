@@ -1,6 +1,7 @@
 // Passes of the sampler with AVX2 and FMA.
 #if defined(__x86_64__) || defined(_M_X64)
+// clang-format off: the wrapper comes first
 #include "simd_avx2.h"
-
 #include "sampler_kernels.inl"
+// clang-format on
 #endif

@@ -70,7 +70,8 @@ struct Best {
   double score = -INFINITY;
   int32_t id = 0;
   void offer(int32_t candidate, double candidate_score) {
-    if (candidate_score > score || (candidate_score == score && candidate < id)) score = candidate_score, id = candidate;
+    if (candidate_score > score || (candidate_score == score && candidate < id))
+      score = candidate_score, id = candidate;
   }
 };
 
@@ -79,7 +80,8 @@ bool has_penalty(const SamplerParams& p) {
 }
 
 // Bit 0 of a count: the token occurred at all; the rest: 2 for each occurrence in the output.
-void count_tokens(const SamplerParams& params, const int32_t* drafted, int num_drafted, int64_t vocab, std::vector<int32_t>& counts) {
+void count_tokens(const SamplerParams& params, const int32_t* drafted, int num_drafted, int64_t vocab,
+                  std::vector<int32_t>& counts) {
   counts.resize(vocab, 0);  // always left all zero
   const auto count = [&](int32_t token, bool is_output) {
     if (token >= 0 && token < vocab) counts[token] = (counts[token] | 1) + (is_output ? 2 : 0);
@@ -96,8 +98,8 @@ float penalized(float logit, const SamplerParams& params, int32_t num_outputs) {
 }
 
 // Logits after bias and penalties: `logits` itself when there are none, else a copy in `scratch`.
-const float* adjusted(const float* logits, int64_t vocab, const SamplerParams& params, const int32_t* drafted, int num_drafted,
-                      SamplerScratch& scratch) {
+const float* adjusted(const float* logits, int64_t vocab, const SamplerParams& params, const int32_t* drafted,
+                      int num_drafted, SamplerScratch& scratch) {
   if (params.num_bias == 0 && !has_penalty(params)) return logits;
   scratch.logits.assign(logits, logits + vocab);
   float* out = scratch.logits.data();
@@ -146,7 +148,8 @@ bool any_at_least(const float* chunk, float threshold) {
   return any != 0;
 }
 
-// The k most likely ids, in no order. A heap with the least likely of them on top; few ids get past it after the first thousands.
+// The k most likely ids, in no order. A heap with the least likely of them on top; few ids get past it after the first
+// thousands.
 void select_top_k(const float* logits, int64_t vocab, int k, std::vector<int32_t>& ids) {
   const MoreLikely more_likely{logits};
   ids.clear();
@@ -173,15 +176,18 @@ int32_t median(int32_t a, int32_t b, int32_t c, const MoreLikely& more_likely) {
   return more_likely(c, a) ? a : more_likely(c, b) ? c : b;
 }
 
-// Number of most likely ids that together weigh `target`; they are moved to the front. Quickselect by weight: O(n), sorts only the last few.
-size_t nucleus_size(const float* logits, float top, const SamplerParams& params, double target, std::vector<int32_t>& ids) {
+// Number of most likely ids that together weigh `target`; they are moved to the front. Quickselect by weight: O(n),
+// sorts only the last few.
+size_t nucleus_size(const float* logits, float top, const SamplerParams& params, double target,
+                    std::vector<int32_t>& ids) {
   const MoreLikely more_likely{logits};
   const auto weight = [&](int32_t id) { return weight_of(logits, id, top, params.temperature); };
   auto begin = ids.begin(), end = ids.end();  // [ids.begin(), begin) is in, [end, …) is out
   double reached = 0;
   while (end - begin > 64) {
     const int32_t pivot = median(begin[0], begin[(end - begin) / 2], end[-1], more_likely);
-    const auto middle = std::partition(begin, end, [&](int32_t id) { return !more_likely(pivot, id); });  // at least the pivot
+    const auto middle =
+        std::partition(begin, end, [&](int32_t id) { return !more_likely(pivot, id); });  // at least the pivot
     double mass = 0;
     for (auto it = begin; it != middle; ++it) mass += weight(*it);
     if (reached + mass < target) {
@@ -199,13 +205,16 @@ size_t nucleus_size(const float* logits, float top, const SamplerParams& params,
   return begin - ids.begin();
 }
 
-// Leaves in `ids` the smallest set of most likely ids whose probability is at least top_p. `from_all`: out of the whole vocabulary, else
-// out of `ids`. Ids that together weigh at most 1 - top_p are never looked at: the set must lie within the others.
-void keep_top_p(const float* logits, int64_t vocab, float top, const SamplerParams& params, bool from_all, std::vector<int32_t>& ids) {
+// Leaves in `ids` the smallest set of most likely ids whose probability is at least top_p. `from_all`: out of the whole
+// vocabulary, else out of `ids`. Ids that together weigh at most 1 - top_p are never looked at: the set must lie within
+// the others.
+void keep_top_p(const float* logits, int64_t vocab, float top, const SamplerParams& params, bool from_all,
+                std::vector<int32_t>& ids) {
   double sum = 0;
   if (from_all) {
     sum = kernels().sum_of_exps(logits, vocab, top, 1 / params.temperature);
-    const double least = std::max((1 - static_cast<double>(params.top_p)) * sum / static_cast<double>(vocab) * 0.999, 1e-300);
+    const double least =
+        std::max((1 - static_cast<double>(params.top_p)) * sum / static_cast<double>(vocab) * 0.999, 1e-300);
     const float threshold = std::nextafter(static_cast<float>(top + std::log(least) * params.temperature), -INFINITY);
     ids.clear();
     for_each_at_least(logits, vocab, threshold, [&](int32_t id) { ids.push_back(id); });
@@ -227,9 +236,10 @@ int32_t draw_from(const float* logits, const std::vector<int32_t>& ids, const Sa
   return best.id;
 }
 
-// Draws from all ids with logit >= `least`, without looking closely at what cannot win: the kernels pass on few ids, and those are put
-// through the two logarithms in double.
-int32_t draw_from_all(const float* logits, int64_t vocab, int32_t top_id, double least, const SamplerParams& params, int64_t position) {
+// Draws from all ids with logit >= `least`, without looking closely at what cannot win: the kernels pass on few ids,
+// and those are put through the two logarithms in double.
+int32_t draw_from_all(const float* logits, int64_t vocab, int32_t top_id, double least, const SamplerParams& params,
+                      int64_t position) {
   const double temperature = params.temperature;
   WordStream stream(params, position);
   Best best;
@@ -237,7 +247,8 @@ int32_t draw_from_all(const float* logits, int64_t vocab, int32_t top_id, double
     if (static_cast<double>(logits[id]) >= least) best.offer(id, logits[id] / temperature + gumbel(word));
   };
   offer(top_id, stream.word(top_id));
-  cpu::DrawBound bound = {{params.seed, params.stream}, static_cast<uint32_t>(position), static_cast<float>(1 / temperature), 0, 0};
+  cpu::DrawBound bound = {
+      {params.seed, params.stream}, static_cast<uint32_t>(position), static_cast<float>(1 / temperature), 0, 0};
   const auto possible_winners = kernels().possible_winners;
   int64_t first = 0;
   for (; first + cpu::kDrawChunk <= vocab; first += cpu::kDrawChunk) {
@@ -246,7 +257,8 @@ int32_t draw_from_all(const float* logits, int64_t vocab, int32_t top_id, double
     int32_t ids[cpu::kDrawChunk];
     uint32_t words[cpu::kDrawChunk];
     bound.best = static_cast<float>(best.score);
-    bound.slack = static_cast<float>(1e-5 + 1e-6 * std::fabs(best.score));  // of scores within 23 of the best: a few roundings
+    bound.slack =
+        static_cast<float>(1e-5 + 1e-6 * std::fabs(best.score));  // of scores within 23 of the best: a few roundings
     const int count = possible_winners(logits + first, static_cast<int32_t>(first), bound, ids, words);
     for (int i = 0; i < count; ++i) offer(ids[i], words[i]);
   }
@@ -256,8 +268,8 @@ int32_t draw_from_all(const float* logits, int64_t vocab, int32_t top_id, double
 
 }  // namespace
 
-int32_t sample_row(const float* logits, int64_t vocab, const SamplerParams& params, int64_t position, const int32_t* drafted, int num_drafted,
-                   SamplerScratch& scratch) {
+int32_t sample_row(const float* logits, int64_t vocab, const SamplerParams& params, int64_t position,
+                   const int32_t* drafted, int num_drafted, SamplerScratch& scratch) {
   const float* values = adjusted(logits, vocab, params, drafted, num_drafted, scratch);
   const int32_t top_id = argmax_row(values, vocab);
   const float top = values[top_id];
@@ -309,8 +321,9 @@ void top_logprobs(const float* logits, int64_t vocab, double lse, int count, int
   for (int i = 0; i < count; ++i) {
     if (i >= found) ids[i] = -1;
     const bool is_possible = i < found && logits[ids[i]] > -INFINITY;
-    logprobs[i] = !is_possible ? -INFINITY : num_infinite > 0 ? (i < num_infinite ? -std::log(static_cast<float>(num_infinite)) : -INFINITY)
-                                           : static_cast<float>(logits[ids[i]] - lse);
+    logprobs[i] = !is_possible       ? -INFINITY
+                  : num_infinite > 0 ? (i < num_infinite ? -std::log(static_cast<float>(num_infinite)) : -INFINITY)
+                                     : static_cast<float>(logits[ids[i]] - lse);
   }
 }
 

@@ -46,11 +46,17 @@ inline I and_i(I a, I b) { return _mm256_and_si256(a, b); }
 inline I xor_i(I a, I b) { return _mm256_xor_si256(a, b); }
 inline I max_i(I a, I b) { return _mm256_max_epi32(a, b); }
 template <int kBits>
-I shift_left(I a) { return _mm256_slli_epi32(a, kBits); }
+I shift_left(I a) {
+  return _mm256_slli_epi32(a, kBits);
+}
 template <int kBits>
-I shift_right(I a) { return _mm256_srai_epi32(a, kBits); }
+I shift_right(I a) {
+  return _mm256_srai_epi32(a, kBits);
+}
 template <int kBits>
-I shift_right_zero(I a) { return _mm256_srli_epi32(a, kBits); }
+I shift_right_zero(I a) {
+  return _mm256_srli_epi32(a, kBits);
+}
 inline F as_float(I a) { return _mm256_castsi256_ps(a); }
 inline I as_int(F a) { return _mm256_castps_si256(a); }
 inline F select(F a, F b, I mask) { return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(mask)); }
@@ -62,7 +68,9 @@ inline void mul_wide(I a, uint32_t b, I& low, I& high) {
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
 }
-inline uint32_t at_least(F a, F b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
+inline uint32_t at_least(F a, F b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+}
 template <int kDistance>
 F swap(F a) {
   if constexpr (kDistance == 1) return _mm256_permute_ps(a, 0xb1);

@@ -55,11 +55,17 @@ inline I and_i(I a, I b) { return _mm512_and_si512(a, b); }
 inline I xor_i(I a, I b) { return _mm512_xor_si512(a, b); }
 inline I max_i(I a, I b) { return _mm512_max_epi32(a, b); }
 template <int kBits>
-I shift_left(I a) { return _mm512_slli_epi32(a, kBits); }
+I shift_left(I a) {
+  return _mm512_slli_epi32(a, kBits);
+}
 template <int kBits>
-I shift_right(I a) { return _mm512_srai_epi32(a, kBits); }
+I shift_right(I a) {
+  return _mm512_srai_epi32(a, kBits);
+}
 template <int kBits>
-I shift_right_zero(I a) { return _mm512_srli_epi32(a, kBits); }
+I shift_right_zero(I a) {
+  return _mm512_srli_epi32(a, kBits);
+}
 inline F as_float(I a) { return _mm512_castsi512_ps(a); }
 inline I as_int(F a) { return _mm512_castps_si512(a); }
 inline F select(F a, F b, I mask) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(mask), a, b); }
@@ -79,10 +85,13 @@ F swap(F a) {
   if constexpr (kDistance == 4) return _mm512_shuffle_f32x4(a, a, 0xb1);
   return _mm512_shuffle_f32x4(a, a, 0x4e);
 }
-inline void store_halves(uint16_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a)); }
+inline void store_halves(uint16_t* p, I a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a));
+}
 inline void store_bytes(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
 inline F load_bf16(const uint16_t* p) {
-  return as_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  return as_float(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
 inline F load_int8(const int8_t* p) {
   return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -101,7 +110,8 @@ inline void transpose(I (&r)[kLanes]) {
   }
   // b[4g + c] holds, in its 128-bit quarter q, column 4q + c of rows 4g … 4g + 3.
   for (int c = 0; c < 4; ++c) {
-    const __m512i low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88), high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88);
+    const __m512i low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88),
+                  high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88);
     const __m512i low_odd = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
     const __m512i high_odd = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
     r[c] = _mm512_shuffle_i32x4(low, high, 0x88);

@@ -19,8 +19,8 @@ struct I {
   int32_t lane[kLanes];
 };
 
-#define QSPEC_LANES(type, expression)                    \
-  type result;                                           \
+#define QSPEC_LANES(type, expression)                             \
+  type result;                                                    \
   for (int i = 0; i < kLanes; ++i) result.lane[i] = (expression); \
   return result
 
@@ -31,14 +31,12 @@ inline F add(F a, F b) { QSPEC_LANES(F, a.lane[i] + b.lane[i]); }
 inline F sub(F a, F b) { QSPEC_LANES(F, a.lane[i] - b.lane[i]); }
 inline F mul(F a, F b) { QSPEC_LANES(F, a.lane[i] * b.lane[i]); }
 inline F div(F a, F b) { QSPEC_LANES(F, a.lane[i] / b.lane[i]); }
-inline F fma(F a, F b, F c) { QSPEC_LANES(F, a.lane[i] * b.lane[i] + c.lane[i]); }    // a·b + c
+inline F fma(F a, F b, F c) { QSPEC_LANES(F, a.lane[i] * b.lane[i] + c.lane[i]); }   // a·b + c
 inline F fnma(F a, F b, F c) { QSPEC_LANES(F, c.lane[i] - a.lane[i] * b.lane[i]); }  // c - a·b
 // The larger; b where either is NaN.
 inline F max(F a, F b) { QSPEC_LANES(F, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 inline F min(F a, F b) { QSPEC_LANES(F, a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
-inline F flip_sign(F a, I mask) {
-  QSPEC_LANES(F, mask.lane[i] ? -a.lane[i] : a.lane[i]);
-}
+inline F flip_sign(F a, I mask) { QSPEC_LANES(F, mask.lane[i] ? -a.lane[i] : a.lane[i]); }
 // To the nearest integer, ties to even.
 inline F round(F a) { QSPEC_LANES(F, (a.lane[i] + 0x1.8p23f) - 0x1.8p23f); }  // |a| < 2^22
 inline F to_float(I a) { QSPEC_LANES(F, static_cast<float>(a.lane[i])); }
@@ -56,17 +54,27 @@ inline I load_i_first(const void* p, int count) {
 }
 inline void store_i(void* p, I a) { std::memcpy(p, a.lane, sizeof a); }
 inline I splat_i(int32_t a) { QSPEC_LANES(I, a); }
-inline I add_i(I a, I b) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i]))); }
-inline I sub_i(I a, I b) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) - static_cast<uint32_t>(b.lane[i]))); }
+inline I add_i(I a, I b) {
+  QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i])));
+}
+inline I sub_i(I a, I b) {
+  QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) - static_cast<uint32_t>(b.lane[i])));
+}
 inline I and_i(I a, I b) { QSPEC_LANES(I, a.lane[i] & b.lane[i]); }
 inline I xor_i(I a, I b) { QSPEC_LANES(I, a.lane[i] ^ b.lane[i]); }
 inline I max_i(I a, I b) { QSPEC_LANES(I, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 template <int kBits>
-I shift_left(I a) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) << kBits)); }
+I shift_left(I a) {
+  QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) << kBits));
+}
 template <int kBits>
-I shift_right(I a) { QSPEC_LANES(I, a.lane[i] >> kBits); }  // arithmetic
+I shift_right(I a) {
+  QSPEC_LANES(I, a.lane[i] >> kBits);
+}  // arithmetic
 template <int kBits>
-I shift_right_zero(I a) { QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) >> kBits)); }
+I shift_right_zero(I a) {
+  QSPEC_LANES(I, static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) >> kBits));
+}
 inline F as_float(I a) {
   F result;
   std::memcpy(&result, &a, sizeof a);
@@ -104,7 +112,9 @@ inline uint32_t at_least(F a, F b) {
 }
 // Lane i takes lane i XOR kDistance.
 template <int kDistance>
-F swap(F a) { QSPEC_LANES(F, a.lane[i ^ kDistance]); }
+F swap(F a) {
+  QSPEC_LANES(F, a.lane[i ^ kDistance]);
+}
 // kLanes low bytes / halves of the lanes.
 inline void store_bytes(int8_t* p, I a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.lane[i]);

@@ -18,7 +18,8 @@ inline RowRange rows_of_part(int64_t rows, Part part) {
 // W[n, k] as the format defines it: scale · hi, scale / radix · (radix · hi + lo), or the dense element.
 double weight_at(const PackedWeight& weight, Plane plane, int64_t n, int64_t k);
 
-// y = x · H / sqrt(block) for each block of `block` elements, H in Sylvester order: H[i, j] = (-1)^popcount(i & j). In place.
+// y = x · H / sqrt(block) for each block of `block` elements, H in Sylvester order: H[i, j] = (-1)^popcount(i & j). In
+// place.
 void hadamard(std::vector<double>& row, int block);
 
 // Hadamard, then float store or quantisation, as the sink says. `values` is one row.

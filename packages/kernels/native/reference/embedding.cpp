@@ -2,7 +2,8 @@
 
 namespace qspec::reference {
 
-// A table stored for rotated inputs holds W · H; H is symmetric and orthonormal, so multiplying by it once more gives W.
+// A table stored for rotated inputs holds W · H; H is symmetric and orthonormal, so multiplying by it once more gives
+// W.
 void embedding(const EmbeddingParams& params, Part part) {
   const PackedWeight& table = *params.table;
   const auto [begin, end] = rows_of_part(params.rows, part);

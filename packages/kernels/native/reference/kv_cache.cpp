@@ -16,9 +16,12 @@ int64_t slot_of(const BatchRows& batch, int page_size, int64_t row, int64_t posi
 double kv_at(const KvLayer& cache, const void* data, const float* scales, int64_t slot, int head, int element) {
   const int64_t vector = slot * cache.num_kv_heads + head, index = vector * cache.head_dim + element;
   switch (cache.format) {
-    case KvFormat::kF32: return static_cast<const float*>(data)[index];
-    case KvFormat::kBf16: return bf16_to_float(static_cast<const uint16_t*>(data)[index]);
-    default: return static_cast<double>(scales[vector]) * static_cast<const int8_t*>(data)[index];
+    case KvFormat::kF32:
+      return static_cast<const float*>(data)[index];
+    case KvFormat::kBf16:
+      return bf16_to_float(static_cast<const uint16_t*>(data)[index]);
+    default:
+      return static_cast<double>(scales[vector]) * static_cast<const int8_t*>(data)[index];
   }
 }
 
@@ -34,7 +37,8 @@ void kv_store(const KvLayer& cache, void* data, float* scales, int64_t slot, int
   if (cache.format == KvFormat::kF32 || cache.format == KvFormat::kBf16) return;
   scales[vector] = static_cast<float>(max_abs / 127);
   for (int i = 0; i < cache.head_dim; ++i) {
-    static_cast<int8_t*>(data)[base + i] = max_abs > 0 ? static_cast<int8_t>(std::nearbyint(values[i] / (max_abs / 127))) : 0;
+    static_cast<int8_t*>(data)[base + i] =
+        max_abs > 0 ? static_cast<int8_t>(std::nearbyint(values[i] / (max_abs / 127))) : 0;
   }
 }
 

@@ -4,7 +4,8 @@
 
 namespace qspec::reference {
 
-// input += delta (in place, rounded to float as every backend keeps it), then input / sqrt(mean(input²) + eps) · weight.
+// input += delta (in place, rounded to float as every backend keeps it), then input / sqrt(mean(input²) + eps) ·
+// weight.
 void rms_norm(const RmsNormParams& params, Part part) {
   const int64_t width = params.width;
   const auto [begin, end] = rows_of_part(params.rows, part);

@@ -21,8 +21,8 @@ void hadamard(std::vector<double>& row, int block) {
 }
 
 namespace {
-// Codes of `count` values under scale = max|x| / qmax. A span with NaN or infinity gets scale NaN and codes 0, so that its
-// products are NaN.
+// Codes of `count` values under scale = max|x| / qmax. A span with NaN or infinity gets scale NaN and codes 0, so that
+// its products are NaN.
 void quantize_span(const double* values, int64_t count, double max_abs, int qmax, int8_t* codes) {
   const bool is_usable = std::isfinite(max_abs) && max_abs > 0;
   for (int64_t i = 0; i < count; ++i) {

@@ -16,7 +16,8 @@ struct Candidate {
 };
 
 // Logits after bias and penalties; NaN counts as -infinity.
-std::vector<double> adjusted(const float* logits, int64_t vocab, const SamplerParams& params, const int32_t* drafted, int num_drafted) {
+std::vector<double> adjusted(const float* logits, int64_t vocab, const SamplerParams& params, const int32_t* drafted,
+                             int num_drafted) {
   std::vector<double> values(logits, logits + vocab);
   for (int i = 0; i < params.num_bias; ++i) {
     if (params.bias_ids[i] >= 0 && params.bias_ids[i] < vocab) values[params.bias_ids[i]] += params.bias_values[i];
@@ -41,7 +42,8 @@ std::vector<Candidate> kept(const std::vector<double>& values, const SamplerPara
   for (size_t id = 0; id < values.size(); ++id) {
     if (values[id] > -INFINITY) candidates.push_back({static_cast<int32_t>(id), values[id] / params.temperature});
   }
-  std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
   if (params.top_k > 0 && candidates.size() > static_cast<size_t>(params.top_k)) candidates.resize(params.top_k);
   if (candidates.empty()) return candidates;
   const double top = candidates[0].logit;
@@ -49,7 +51,8 @@ std::vector<Candidate> kept(const std::vector<double>& values, const SamplerPara
   double sum = 0, reached = 0;
   for (const Candidate& candidate : candidates) sum += weight(candidate);
   size_t count = 0;
-  while (count < candidates.size() && (params.top_p >= 1 || reached < params.top_p * sum)) reached += weight(candidates[count++]);
+  while (count < candidates.size() && (params.top_p >= 1 || reached < params.top_p * sum))
+    reached += weight(candidates[count++]);
   candidates.resize(count);
   const auto is_unlikely = [&](const Candidate& candidate) { return candidate.logit < top + std::log(params.min_p); };
   candidates.erase(std::remove_if(candidates.begin(), candidates.end(), is_unlikely), candidates.end());
@@ -62,8 +65,8 @@ int32_t argmax(const std::vector<double>& values) {
 
 }  // namespace
 
-std::vector<double> sampling_distribution(const float* logits, int64_t vocab, const SamplerParams& params, const int32_t* drafted,
-                                          int num_drafted) {
+std::vector<double> sampling_distribution(const float* logits, int64_t vocab, const SamplerParams& params,
+                                          const int32_t* drafted, int num_drafted) {
   const std::vector<double> values = adjusted(logits, vocab, params, drafted, num_drafted);
   std::vector<double> shares(vocab, 0.0);
   if (params.temperature == 0) {
@@ -72,13 +75,14 @@ std::vector<double> sampling_distribution(const float* logits, int64_t vocab, co
   }
   const std::vector<Candidate> candidates = kept(values, params);
   double sum = 0;
-  for (const Candidate& candidate : candidates) sum += shares[candidate.id] = std::exp(candidate.logit - candidates[0].logit);
+  for (const Candidate& candidate : candidates)
+    sum += shares[candidate.id] = std::exp(candidate.logit - candidates[0].logit);
   for (double& share : shares) share /= sum;
   return shares;
 }
 
-int32_t sample_row(const float* logits, int64_t vocab, const SamplerParams& params, int64_t position, const int32_t* drafted,
-                   int num_drafted) {
+int32_t sample_row(const float* logits, int64_t vocab, const SamplerParams& params, int64_t position,
+                   const int32_t* drafted, int num_drafted) {
   const std::vector<double> values = adjusted(logits, vocab, params, drafted, num_drafted);
   if (params.temperature == 0) return argmax(values);
   int32_t best = 0;

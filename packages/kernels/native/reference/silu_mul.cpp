@@ -11,7 +11,8 @@ void silu_mul(const SiluMulParams& params, Part part) {
   for (int64_t row = begin; row < end; ++row) {
     const float* gate = params.input + row * 2 * width;
     std::vector<double> values(width);
-    for (int64_t i = 0; i < width; ++i) values[i] = gate[i] / (1 + std::exp(-static_cast<double>(gate[i]))) * gate[width + i];
+    for (int64_t i = 0; i < width; ++i)
+      values[i] = gate[i] / (1 + std::exp(-static_cast<double>(gate[i]))) * gate[width + i];
     store_row(params.sink, row, std::move(values));
   }
 }

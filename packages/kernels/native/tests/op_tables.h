@@ -9,7 +9,8 @@ namespace qspec::test {
 inline std::vector<const OpTable*> cpu_tables() {
   std::vector<const OpTable*> tables;
   const int best = static_cast<int>(detect_cpu_isa());
-  for (int isa = 0; isa <= best && isa <= static_cast<int>(CpuIsa::kAvx512); ++isa) {  // the row ops of avx512vnni are avx512's
+  for (int isa = 0; isa <= best && isa <= static_cast<int>(CpuIsa::kAvx512);
+       ++isa) {  // the row ops of avx512vnni are avx512's
     tables.push_back(&cpu_ops(static_cast<CpuIsa>(isa)));
   }
   return tables;

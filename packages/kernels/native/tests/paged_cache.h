@@ -1,5 +1,5 @@
-// A cache layer that owns its memory, and sequences on scattered pages of it. Slots nobody was given hold NaN, so that a read
-// of one shows.
+// A cache layer that owns its memory, and sequences on scattered pages of it. Slots nobody was given hold NaN, so that
+// a read of one shows.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -38,7 +38,7 @@ struct PagedCache {
     for (size_t i = free_pages.size(); i > 1; --i) std::swap(free_pages[i - 1], free_pages[rng.next() % i]);
   }
   void* data(int i) {
-    return layer.format == KvFormat::kF32 ? static_cast<void*>(f32[i].data())
+    return layer.format == KvFormat::kF32    ? static_cast<void*>(f32[i].data())
            : layer.format == KvFormat::kBf16 ? static_cast<void*>(bf16[i].data())
                                              : static_cast<void*>(int8[i].data());
   }
@@ -47,7 +47,8 @@ struct PagedCache {
     free_pages.pop_back();
     return page;
   }
-  // K and V of `content` (a number that names a token) into `slot`: the same content gives the same bits in any cache of the shape.
+  // K and V of `content` (a number that names a token) into `slot`: the same content gives the same bits in any cache
+  // of the shape.
   void fill(int64_t slot, uint64_t content) {
     for (int i = 0; i < 2; ++i) {
       Rng rng(content * 2 + i);
@@ -84,7 +85,8 @@ struct BatchBuilder {
   }
   int32_t slot(const PagedCache& cache, int32_t sequence, int64_t position) const {
     const int page_size = cache.layer.page_size;
-    return page_ids[page_offsets[sequence] + position / page_size] * page_size + static_cast<int32_t>(position % page_size);
+    return page_ids[page_offsets[sequence] + position / page_size] * page_size +
+           static_cast<int32_t>(position % page_size);
   }
   void add_row(const PagedCache& cache, int32_t sequence, int64_t position) {
     positions.push_back(static_cast<int32_t>(position));

@@ -1,4 +1,5 @@
-// RoPE with the cache write, and paged attention: against the reference, and bit for bit whatever the batch, cut, pages or tree.
+// RoPE with the cache write, and paged attention: against the reference, and bit for bit whatever the batch, cut, pages
+// or tree.
 #include <cmath>
 
 #include "op_tables.h"
@@ -18,14 +19,17 @@ struct Heads {
   int num_heads, num_kv_heads, head_dim;
 };
 
-AttentionParams attention_params(const std::vector<float>& qkv, const BatchRows& batch, const PagedCache& cache, int num_heads,
-                                 int window, SinkBuffer& output) {
+AttentionParams attention_params(const std::vector<float>& qkv, const BatchRows& batch, const PagedCache& cache,
+                                 int num_heads, int window, SinkBuffer& output) {
   const int64_t stride = int64_t{num_heads + 2 * cache.layer.num_kv_heads} * cache.layer.head_dim;
-  return {qkv.data(), stride, batch, cache.layer, num_heads, 1 / std::sqrt(static_cast<float>(cache.layer.head_dim)), window, output.sink()};
+  return {qkv.data(),  stride,       batch,
+          cache.layer, num_heads,    1 / std::sqrt(static_cast<float>(cache.layer.head_dim)),
+          window,      output.sink()};
 }
 
-SinkBuffer run_attention(const OpTable& ops, const std::vector<float>& qkv, const BatchRows& batch, const PagedCache& cache, int num_heads,
-                         int window = 0, int parts = 1, const SinkSpec& sink = kFloatSink) {
+SinkBuffer run_attention(const OpTable& ops, const std::vector<float>& qkv, const BatchRows& batch,
+                         const PagedCache& cache, int num_heads, int window = 0, int parts = 1,
+                         const SinkSpec& sink = kFloatSink) {
   SinkBuffer output(sink, batch.rows, int64_t{num_heads} * cache.layer.head_dim);
   run_parts(ops.attention, attention_params(qkv, batch, cache, num_heads, window, output), parts);
   return output;
@@ -37,8 +41,8 @@ std::vector<float> random_qkv(const Heads& heads, int64_t rows, uint64_t seed) {
 }
 
 std::string context(const OpTable& ops, KvFormat format, const Heads& heads, int64_t length, int page_size) {
-  return text("%s, %s, %d/%d heads of %d, context %lld, pages of %d", ops.name, format_name(format), heads.num_heads, heads.num_kv_heads,
-              heads.head_dim, static_cast<long long>(length), page_size);
+  return text("%s, %s, %d/%d heads of %d, context %lld, pages of %d", ops.name, format_name(format), heads.num_heads,
+              heads.num_kv_heads, heads.head_dim, static_cast<long long>(length), page_size);
 }
 
 template <typename Body>
@@ -115,7 +119,8 @@ QSPEC_TEST(attention_rows_do_not_depend_on_the_batch_or_the_cut) {
           const SinkBuffer all = run_attention(*ops, qkv, rows, cache, heads.num_heads, window);
           for (int parts = 2; parts <= 5; ++parts) {
             const SinkBuffer cut = run_attention(*ops, qkv, rows, cache, heads.num_heads, window, parts);
-            QSPEC_EXPECT_SAME(sink_bit_difference(all, 0, cut), context(*ops, format, heads, 130, 16) + text(", %d parts", parts));
+            QSPEC_EXPECT_SAME(sink_bit_difference(all, 0, cut),
+                              context(*ops, format, heads, 130, 16) + text(", %d parts", parts));
           }
           for (int64_t count : {1, 2, 5, 16, 33, 64}) {
             const int64_t first = count == 1 ? 40 : (rows.rows - count) / 2;
@@ -123,8 +128,9 @@ QSPEC_TEST(attention_rows_do_not_depend_on_the_batch_or_the_cut) {
             some.positions += first, some.sequences += first, some.slots += first, some.rows = count;
             const std::vector<float> some_qkv(qkv.begin() + first * stride, qkv.begin() + (first + count) * stride);
             const SinkBuffer alone = run_attention(*ops, some_qkv, some, cache, heads.num_heads, window);
-            QSPEC_EXPECT_SAME(sink_bit_difference(all, first, alone),
-                              context(*ops, format, heads, 130, 16) + text(", rows %lld", static_cast<long long>(count)));
+            QSPEC_EXPECT_SAME(
+                sink_bit_difference(all, first, alone),
+                context(*ops, format, heads, 130, 16) + text(", rows %lld", static_cast<long long>(count)));
           }
         }
       }
@@ -144,7 +150,8 @@ QSPEC_TEST(attention_does_not_depend_on_the_page_size) {
       const int32_t sequence = batch.add_sequence(cache, 200, [](int64_t p) { return 7 * p; });
       for (int64_t p : {31, 130, 199}) batch.add_row(cache, sequence, p);
       outputs.push_back(run_attention(*ops, qkv, batch.view(), cache, heads.num_heads));
-      QSPEC_EXPECT_SAME(sink_bit_difference(outputs[0], 0, outputs.back()), text("%s, pages of %d", ops->name, page_size));
+      QSPEC_EXPECT_SAME(sink_bit_difference(outputs[0], 0, outputs.back()),
+                        text("%s, pages of %d", ops->name, page_size));
     }
   }
 }
@@ -178,9 +185,12 @@ QSPEC_TEST(tree_rows_equal_a_chain_of_the_same_path_bit_for_bit) {
     PagedCache cache(format, heads.num_kv_heads, heads.head_dim, 16, 40, rng);
     BatchBuilder batch;
     const int32_t sequence = batch.add_sequence(cache, std::max<int64_t>(committed, 1), [](int64_t p) { return p; });
-    const int64_t first_node_slot = int64_t{cache.take_page()} * 16;  // nodes: two pages that need not follow each other
+    const int64_t first_node_slot =
+        int64_t{cache.take_page()} * 16;  // nodes: two pages that need not follow each other
     const int64_t second_page_slot = int64_t{cache.take_page()} * 16;
-    const auto slot_of_node = [&](int node) { return node < 16 ? first_node_slot + node : second_page_slot + node - 16; };
+    const auto slot_of_node = [&](int node) {
+      return node < 16 ? first_node_slot + node : second_page_slot + node - 16;
+    };
     batch.max_ancestors = 32;
     for (int node = 0; node < nodes; ++node) {
       cache.fill(slot_of_node(node), content_of_node(node));
@@ -203,13 +213,15 @@ QSPEC_TEST(tree_rows_equal_a_chain_of_the_same_path_bit_for_bit) {
         PagedCache chain_cache(format, heads.num_kv_heads, heads.head_dim, 32, 12, rng);
         BatchBuilder chain;
         const int64_t length = committed + static_cast<int64_t>(path.size());
-        chain.add_sequence(chain_cache, length,
-                           [&](int64_t p) { return p < committed ? static_cast<uint64_t>(p) : content_of_node(path[p - committed]); });
+        chain.add_sequence(chain_cache, length, [&](int64_t p) {
+          return p < committed ? static_cast<uint64_t>(p) : content_of_node(path[p - committed]);
+        });
         chain.add_row(chain_cache, 0, length - 1);
         const int64_t stride = static_cast<int64_t>(qkv.size()) / nodes;
         const std::vector<float> own(qkv.begin() + node * stride, qkv.begin() + (node + 1) * stride);
         const SinkBuffer alone = run_attention(*ops, own, chain.view(), chain_cache, heads.num_heads);
-        QSPEC_EXPECT_SAME(sink_bit_difference(actual, node, alone), text("%s, node %d of %d, trial %d", ops->name, node, nodes, trial));
+        QSPEC_EXPECT_SAME(sink_bit_difference(actual, node, alone),
+                          text("%s, node %d of %d, trial %d", ops->name, node, nodes, trial));
       }
     }
   }
@@ -236,16 +248,19 @@ struct RopeCase {
   KvFormat format;
   bool has_norms;
   std::vector<float> qkv, frequencies, q_norm, k_norm;
-  RopeCase(const Heads& h, KvFormat kv_format, bool with_norms, int64_t rows) : heads(h), format(kv_format), has_norms(with_norms) {
+  RopeCase(const Heads& h, KvFormat kv_format, bool with_norms, int64_t rows)
+      : heads(h), format(kv_format), has_norms(with_norms) {
     Rng rng(h.head_dim + rows);
     qkv = random_qkv(h, rows, 99);
-    for (int i = 0; i < h.head_dim / 2; ++i) frequencies.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / h.head_dim)));
+    for (int i = 0; i < h.head_dim / 2; ++i)
+      frequencies.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / h.head_dim)));
     q_norm = rng.normals(h.head_dim), k_norm = rng.normals(h.head_dim);
   }
   std::vector<float> run(const OpTable& ops, const BatchRows& batch, PagedCache& cache, int parts) const {
     std::vector<float> values = qkv;
-    run_parts(ops.rope_kv_write, RopeKvWriteParams{values.data(), batch, cache.layer, heads.num_heads, frequencies.data(), 1.25f,
-                                                   has_norms ? q_norm.data() : nullptr, has_norms ? k_norm.data() : nullptr, 1e-6f},
+    run_parts(ops.rope_kv_write,
+              RopeKvWriteParams{values.data(), batch, cache.layer, heads.num_heads, frequencies.data(), 1.25f,
+                                has_norms ? q_norm.data() : nullptr, has_norms ? k_norm.data() : nullptr, 1e-6f},
               parts);
     return values;
   }
@@ -255,11 +270,14 @@ struct RopeCase {
 std::string cache_difference(const PagedCache& actual, const PagedCache& expected) {
   for (int i = 0; i < 2; ++i) {
     std::string problem = difference(actual.f32[i].data(), expected.f32[i].data(), actual.f32[i].size(), kRope);
-    if (problem.empty()) problem = difference(actual.scales[i].data(), expected.scales[i].data(), actual.scales[i].size(), kRope);
+    if (problem.empty())
+      problem = difference(actual.scales[i].data(), expected.scales[i].data(), actual.scales[i].size(), kRope);
     if (!problem.empty()) return problem;
     int off = 0;
-    for (size_t j = 0; j < actual.int8[i].size(); ++j) off = std::max(off, std::abs(actual.int8[i][j] - expected.int8[i][j]));
-    for (size_t j = 0; j < actual.bf16[i].size(); ++j) off = std::max(off, std::abs(actual.bf16[i][j] - expected.bf16[i][j]));
+    for (size_t j = 0; j < actual.int8[i].size(); ++j)
+      off = std::max(off, std::abs(actual.int8[i][j] - expected.int8[i][j]));
+    for (size_t j = 0; j < actual.bf16[i].size(); ++j)
+      off = std::max(off, std::abs(actual.bf16[i][j] - expected.bf16[i][j]));
     if (off > 1) return text("stored values are %d steps apart", off);
   }
   return {};

@@ -1,9 +1,8 @@
 // Every bad argument of an op is refused with a sentence that names it; good ones pass.
-#include "qspec/checks.h"
-
 #include <cmath>
 
 #include "paged_cache.h"
+#include "qspec/checks.h"
 #include "row_buffers.h"
 #include "testkit.h"
 
@@ -13,9 +12,12 @@ namespace {
 // The status must be of `code` and its message must contain `words`.
 void expect_refused(const Status& status, StatusCode code, const char* words, int line) {
   if (status.is_ok()) return fail(__FILE__, line, "expected a refusal about `%s`", words);
-  if (status.code() != code) fail(__FILE__, line, "wrong code %d: %s", static_cast<int>(status.code()), status.message().c_str());
-  if (status.message().find(words) == std::string::npos) fail(__FILE__, line, "expected `%s` in: %s", words, status.message().c_str());
-  if (status.message().find("eceived") == std::string::npos) fail(__FILE__, line, "says not what came: %s", status.message().c_str());
+  if (status.code() != code)
+    fail(__FILE__, line, "wrong code %d: %s", static_cast<int>(status.code()), status.message().c_str());
+  if (status.message().find(words) == std::string::npos)
+    fail(__FILE__, line, "expected `%s` in: %s", words, status.message().c_str());
+  if (status.message().find("eceived") == std::string::npos)
+    fail(__FILE__, line, "says not what came: %s", status.message().c_str());
 }
 #define QSPEC_REFUSED(status, code, words) expect_refused((status), StatusCode::code, (words), __LINE__)
 
@@ -136,7 +138,9 @@ struct AttentionCase {
     batch.add_row(cache, 0, 19);
   }
   AttentionParams attention() { return {qkv.data(), 8 * 32, batch.view(), cache.layer, 4, 0.1f, 0, output.sink()}; }
-  RopeKvWriteParams rope() { return {qkv.data(), batch.view(), cache.layer, 4, frequencies.data(), 1, nullptr, nullptr, 1e-6f}; }
+  RopeKvWriteParams rope() {
+    return {qkv.data(), batch.view(), cache.layer, 4, frequencies.data(), 1, nullptr, nullptr, 1e-6f};
+  }
 };
 
 QSPEC_TEST(attention_and_rope) {

@@ -43,7 +43,8 @@ QSPEC_TEST(quantised_rows_by_hand) {
   QSPEC_EXPECT(groups.codes[0] == 7 && groups.codes[1] == -3 && groups.codes[2] == 1 && groups.sums[0] == 5);
   QSPEC_EXPECT(groups.codes[32] == -7 && groups.codes[33] == 2 && groups.sums[1] == -5);  // 1.5 rounds to the even 2
   QSPEC_EXPECT(token.scales[0] == 2 && token.scales[1] == 2);
-  QSPEC_EXPECT(token.codes[0] == 4 && token.codes[1] == -2 && token.codes[2] == 0 && token.codes[32] == -7);  // 3.5 to 4
+  QSPEC_EXPECT(token.codes[0] == 4 && token.codes[1] == -2 && token.codes[2] == 0 &&
+               token.codes[32] == -7);  // 3.5 to 4
 }
 
 QSPEC_TEST(silu_mul_by_hand) {
@@ -56,8 +57,9 @@ QSPEC_TEST(silu_mul_by_hand) {
 
 // Against what the storage layout says, so that the resident layout is read right.
 QSPEC_TEST(linear_equals_products_with_the_stored_weight) {
-  const WeightSpec specs[] = {dense_spec(DenseType::kF32), dense_spec(DenseType::kBf16), dense_spec(DenseType::kF16),
-                              int4_spec(32),               nested_spec(64, 8),           nested_spec(32, 15)};
+  const WeightSpec specs[] = {dense_spec(DenseType::kF32), dense_spec(DenseType::kBf16),
+                              dense_spec(DenseType::kF16), int4_spec(32),
+                              nested_spec(64, 8),          nested_spec(32, 15)};
   constexpr int64_t kRows = 3, kN = 19, kK = 128, kStride = 25;
   for (const WeightSpec& spec : specs) {
     const RandomWeight weight(spec, kN, kK, 5);
@@ -77,13 +79,15 @@ QSPEC_TEST(linear_equals_products_with_the_stored_weight) {
         for (int64_t row = 0; row < kRows; ++row) {
           for (int64_t n = 0; n < kN; ++n) {
             double sum = bias[n];
-            for (int64_t k = 0; k < kK; ++k) sum += weight.value(plane, n, k) * (is_quantized ? meaning[row * kK + k] : input[row * kK + k]);
+            for (int64_t k = 0; k < kK; ++k)
+              sum += weight.value(plane, n, k) * (is_quantized ? meaning[row * kK + k] : input[row * kK + k]);
             expected[row * kStride + 2 + n] = sum;
           }
         }
         for (int part = 0; part < 3; ++part) {
-          reference_ops().linear({&resident->view(), plane, is_quantized ? nullptr : input.data(), is_quantized ? &quantized : nullptr,
-                                  bias.data(), actual.data(), kRows, kStride, 2}, {part, 3});
+          reference_ops().linear({&resident->view(), plane, is_quantized ? nullptr : input.data(),
+                                  is_quantized ? &quantized : nullptr, bias.data(), actual.data(), kRows, kStride, 2},
+                                 {part, 3});
         }
         QSPEC_EXPECT_CLOSE(actual.data(), expected.data(), expected.size(), (Tolerance{1e-5, 1e-5, 1e-9}), spec.name());
       }
@@ -106,7 +110,8 @@ QSPEC_TEST(rotation_cancels) {
   QSPEC_EXPECT(ResidentWeight::create({source}, &resident).is_ok());
   if (!resident) return;
   std::vector<float> product(kN), row(kK);
-  reference_ops().linear({&resident->view(), Plane::kFull, rotated_input.values.data(), nullptr, nullptr, product.data(), 1, kN, 0}, kAll);
+  reference_ops().linear(
+      {&resident->view(), Plane::kFull, rotated_input.values.data(), nullptr, nullptr, product.data(), 1, kN, 0}, kAll);
   std::vector<double> expected(kN, 0.0);
   for (int64_t n = 0; n < kN; ++n) {
     for (int64_t k = 0; k < kK; ++k) expected[n] += static_cast<double>(plain[n * kK + k]) * input[k];
@@ -125,8 +130,18 @@ QSPEC_TEST(rope_turns_pairs_by_the_angle) {
   BatchBuilder batch;
   batch.positions = {3}, batch.sequences = {0}, batch.slots = {20};
   reference_ops().rope_kv_write({qkv, batch.view(), cache.layer, 1, frequencies, 2, nullptr, nullptr, 0}, kAll);
-  const double expected[] = {2 * std::cos(3), -4 * std::sin(1.5), 2 * std::sin(3), 4 * std::cos(1.5),
-                             2 * std::cos(3), 2 * std::cos(1.5),  2 * std::sin(3), 2 * std::sin(1.5), 5, 6, 7, 8};
+  const double expected[] = {2 * std::cos(3),
+                             -4 * std::sin(1.5),
+                             2 * std::sin(3),
+                             4 * std::cos(1.5),
+                             2 * std::cos(3),
+                             2 * std::cos(1.5),
+                             2 * std::sin(3),
+                             2 * std::sin(1.5),
+                             5,
+                             6,
+                             7,
+                             8};
   QSPEC_EXPECT_CLOSE(qkv, expected, 12, kExact, "qkv");
   QSPEC_EXPECT_CLOSE(cache.f32[0].data() + 20 * 4, expected + 4, 4, kExact, "k in the cache");
   QSPEC_EXPECT_CLOSE(cache.f32[1].data() + 20 * 4, expected + 8, 4, kExact, "v in the cache");
@@ -157,7 +172,8 @@ QSPEC_TEST(sampling_distribution_by_hand) {
   SamplerParams params = {};
   params.temperature = 1, params.top_p = 1, params.repetition_penalty = 1;
   const auto shares = [&] { return reference::sampling_distribution(logits, 4, params, nullptr, 0); };
-  const double all[] = {0.5, 0.3, 0.15, 0.05}, two[] = {0.625, 0.375, 0, 0}, three[] = {0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0};
+  const double all[] = {0.5, 0.3, 0.15, 0.05}, two[] = {0.625, 0.375, 0, 0},
+               three[] = {0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0};
   QSPEC_EXPECT_CLOSE(shares().data(), all, 4, kExact, "plain");
   params.top_k = 2;
   QSPEC_EXPECT_CLOSE(shares().data(), two, 4, kExact, "top-k 2");

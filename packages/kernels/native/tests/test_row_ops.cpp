@@ -1,4 +1,5 @@
-// Row-wise ops of every instruction set against the reference: grids of shapes and sinks, odd values, row invariance bit for bit.
+// Row-wise ops of every instruction set against the reference: grids of shapes and sinks, odd values, row invariance
+// bit for bit.
 #include <cmath>
 
 #include "op_tables.h"
@@ -24,8 +25,10 @@ struct NormCase {
   // Input is changed in place: on a copy, which is returned.
   std::vector<float> run(const OpTable& ops, SinkBuffer& output, bool has_delta, int parts) const {
     std::vector<float> stream = input;
-    run_parts(ops.rms_norm, RmsNormParams{stream.data(), has_delta ? delta.data() : nullptr, weight.data(), output.sink(), output.rows,
-                                          output.width, 1e-5f}, parts);
+    run_parts(ops.rms_norm,
+              RmsNormParams{stream.data(), has_delta ? delta.data() : nullptr, weight.data(), output.sink(),
+                            output.rows, output.width, 1e-5f},
+              parts);
     return stream;
   }
 };
@@ -41,7 +44,8 @@ void for_each_shape(Body body) {
 }
 
 std::string context(const OpTable& ops, const SinkSpec& spec, int64_t rows, int64_t width) {
-  return text("%s, %lld x %lld, %s", ops.name, static_cast<long long>(rows), static_cast<long long>(width), spec.name().c_str());
+  return text("%s, %lld x %lld, %s", ops.name, static_cast<long long>(rows), static_cast<long long>(width),
+              spec.name().c_str());
 }
 
 QSPEC_TEST(rms_norm_equals_reference) {
@@ -143,7 +147,8 @@ QSPEC_TEST(silu_is_right_from_minus_infinity_to_infinity) {
   for (const OpTable* ops : cpu_tables()) {
     SinkBuffer actual({0, 0, 0, false}, 1, width);
     ops->silu_mul(SiluMulParams{input.data(), actual.sink(), 1, width}, {0, 1});
-    QSPEC_EXPECT_CLOSE(actual.values.data(), expected.values.data(), gates.size(), (Tolerance{1e-35, 3e-7, 1e-9}), ops->name);
+    QSPEC_EXPECT_CLOSE(actual.values.data(), expected.values.data(), gates.size(), (Tolerance{1e-35, 3e-7, 1e-9}),
+                       ops->name);
   }
 }
 
@@ -187,7 +192,8 @@ QSPEC_TEST(rows_do_not_depend_on_their_neighbours_or_on_the_cut) {
           some.delta.assign(norm.delta.begin() + first * width, norm.delta.begin() + (first + rows) * width);
           SinkBuffer norm_some(spec, rows, width), silu_some(spec, rows, width);
           some.run(*ops, norm_some, true, parts);
-          run_parts(ops->silu_mul, SiluMulParams{gates.data() + first * 2 * width, silu_some.sink(), rows, width}, parts);
+          run_parts(ops->silu_mul, SiluMulParams{gates.data() + first * 2 * width, silu_some.sink(), rows, width},
+                    parts);
           QSPEC_EXPECT_SAME(sink_bit_difference(norm_all, first, norm_some), context(*ops, spec, rows, width));
           QSPEC_EXPECT_SAME(sink_bit_difference(silu_all, first, silu_some), context(*ops, spec, rows, width));
         }
@@ -197,8 +203,8 @@ QSPEC_TEST(rows_do_not_depend_on_their_neighbours_or_on_the_cut) {
 }
 
 QSPEC_TEST(embedding_equals_reference_and_undoes_rotation) {
-  const WeightSpec specs[] = {dense_spec(DenseType::kF32), dense_spec(DenseType::kBf16), dense_spec(DenseType::kF16), int4_spec(32),
-                              nested_spec(64, 12)};
+  const WeightSpec specs[] = {dense_spec(DenseType::kF32), dense_spec(DenseType::kBf16), dense_spec(DenseType::kF16),
+                              int4_spec(32), nested_spec(64, 12)};
   for (const WeightSpec& spec : specs) {
     for (int block : {0, 64}) {
       const RandomWeight weight(spec, 37, 192, 9);
@@ -213,7 +219,8 @@ QSPEC_TEST(embedding_equals_reference_and_undoes_rotation) {
       if (block == 0) QSPEC_EXPECT(std::fabs(expected[192 + 5] - weight.value(Plane::kFull, 36, 5)) < 1e-6);
       for (const OpTable* ops : cpu_tables()) {
         run_parts(ops->embedding, EmbeddingParams{&resident->view(), tokens, actual.data(), 6}, 4);
-        QSPEC_EXPECT_CLOSE(actual.data(), expected.data(), actual.size(), kFloatRow, std::string(ops->name) + ", " + spec.name());
+        QSPEC_EXPECT_CLOSE(actual.data(), expected.data(), actual.size(), kFloatRow,
+                           std::string(ops->name) + ", " + spec.name());
       }
     }
   }
@@ -228,7 +235,8 @@ QSPEC_TEST(gather_rows_copies_rows) {
   for (const OpTable* ops : tables) {
     std::vector<float> output(4 * 40);
     run_parts(ops->gather_rows, GatherRowsParams{input.data(), index, output.data(), 4, 40}, 3);
-    for (int row = 0; row < 4; ++row) QSPEC_EXPECT_BITS(output.data() + row * 40, input.data() + index[row] * 40, 40, ops->name);
+    for (int row = 0; row < 4; ++row)
+      QSPEC_EXPECT_BITS(output.data() + row * 40, input.data() + index[row] * 40, 40, ops->name);
   }
 }
 

@@ -1,12 +1,11 @@
 // The sampler against its plain reference, published random vectors, and the softmax it is meant to draw from.
-#include "qspec/sampling.h"
-
 #include <algorithm>
 #include <cmath>
 #include <map>
 
 #include "cpu/row_ops.h"
 #include "qspec/ops.h"
+#include "qspec/sampling.h"
 #include "reference/sampling.h"
 #include "testkit.h"
 
@@ -22,9 +21,11 @@ SamplerParams plain(float temperature) {
   return params;
 }
 
-int32_t pick(const std::vector<float>& logits, const SamplerParams& params, int64_t position = 0, const std::vector<int32_t>& drafted = {}) {
+int32_t pick(const std::vector<float>& logits, const SamplerParams& params, int64_t position = 0,
+             const std::vector<int32_t>& drafted = {}) {
   static SamplerScratch scratch;  // shared by all tests: it must come back clean
-  return sample_row(logits.data(), static_cast<int64_t>(logits.size()), params, position, drafted.data(), static_cast<int>(drafted.size()), scratch);
+  return sample_row(logits.data(), static_cast<int64_t>(logits.size()), params, position, drafted.data(),
+                    static_cast<int>(drafted.size()), scratch);
 }
 
 int32_t reference_pick(const std::vector<float>& logits, const SamplerParams& params, int64_t position = 0,
@@ -44,10 +45,10 @@ std::vector<const cpu::SamplerKernels*> kernels_of_this_machine() {
 
 // Random123 1.14, kat_vectors, philox4x32 10.
 QSPEC_TEST(philox_gives_the_published_words) {
-  const uint32_t cases[3][10] = {
-      {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-      {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
-      {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
+  const uint32_t cases[3][10] = {{0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+                                 {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+                                 {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09,
+                                  0x94fdcceb, 0x5001e420, 0x24126ea1}};
   for (const auto& words : cases) {
     uint32_t out[4];
     philox4x32_10(words, words + 4, out);
@@ -79,7 +80,8 @@ QSPEC_TEST(argmax_of_every_instruction_set_finds_the_first_largest) {
     for (size_t i = 0; i < logits.size(); ++i) {
       if (logits[i] > best) best = logits[i], expected = static_cast<int32_t>(i);
     }
-    for (const auto function : functions) QSPEC_EXPECT(function(logits.data(), static_cast<int64_t>(logits.size())) == expected);
+    for (const auto function : functions)
+      QSPEC_EXPECT(function(logits.data(), static_cast<int64_t>(logits.size())) == expected);
   }
 }
 
@@ -106,7 +108,8 @@ QSPEC_TEST(pruned_draws_equal_full_evaluation) {
     params.seed = static_cast<uint32_t>(rng.next()), params.stream = static_cast<uint32_t>(trial);
     for (int64_t position : {0, 5, 123456}) {
       const int32_t expected = reference_pick(logits, params, position), actual = pick(logits, params, position);
-      if (actual != expected) fail(__FILE__, __LINE__, "trial %d: expected %d but received %d", trial, expected, actual);
+      if (actual != expected)
+        fail(__FILE__, __LINE__, "trial %d: expected %d but received %d", trial, expected, actual);
     }
   }
 }
@@ -121,7 +124,10 @@ QSPEC_TEST(kernels_pass_on_every_possible_winner) {
       std::vector<float> logits = rng.normals(cpu::kDrawChunk, scale * temperature);
       if (trial % 5 == 0) logits[3] = NAN, logits[60] = -INFINITY;
       const double best = rng.uniform(-1, 2) * scale + 5;
-      cpu::DrawBound bound = {{static_cast<uint32_t>(rng.next()), 7}, static_cast<uint32_t>(trial), 1 / temperature, static_cast<float>(best),
+      cpu::DrawBound bound = {{static_cast<uint32_t>(rng.next()), 7},
+                              static_cast<uint32_t>(trial),
+                              1 / temperature,
+                              static_cast<float>(best),
                               static_cast<float>(1e-5 + 1e-6 * std::fabs(best))};
       const int32_t first_id = 4 * rng.integer(0, 50000);
       int32_t ids[cpu::kDrawChunk];
@@ -133,7 +139,8 @@ QSPEC_TEST(kernels_pass_on_every_possible_winner) {
         uint32_t out[4];
         philox4x32_10(counter, bound.key, out);
         const uint32_t word = out[(first_id + i) % 4];
-        const double score = logits[i] / static_cast<double>(temperature) - std::log(-std::log((word + 0.5) / 4294967296.0));
+        const double score =
+            logits[i] / static_cast<double>(temperature) - std::log(-std::log((word + 0.5) / 4294967296.0));
         const int32_t* found = std::find(ids, ids + count, first_id + i);
         if (found != ids + count) QSPEC_EXPECT(words[found - ids] == word);
         if (score >= best) QSPEC_EXPECT(found != ids + count);
@@ -151,7 +158,8 @@ QSPEC_TEST(sums_of_exponentials_of_every_instruction_set) {
     if (vocab > 1) logits[1] = NAN, logits[vocab - 1] = -INFINITY;
     const float top = logits[argmax_row(logits.data(), vocab)], temperature = 0.8f;
     double expected = 0;
-    for (float logit : logits) expected += logit == logit ? std::exp((static_cast<double>(logit) - top) / temperature) : 0;
+    for (float logit : logits)
+      expected += logit == logit ? std::exp((static_cast<double>(logit) - top) / temperature) : 0;
     for (const cpu::SamplerKernels* kernels : kernels_of_this_machine()) {
       QSPEC_EXPECT(std::fabs(kernels->sum_of_exps(logits.data(), vocab, top, 1 / temperature) / expected - 1) < 1e-6);
     }
@@ -171,7 +179,8 @@ QSPEC_TEST(each_filter_equals_the_plain_sampler) {
     if (filters & 4) params.min_p = rng.uniform(0.0f, 0.6f);
     for (int64_t position = 0; position < 3; ++position) {
       const int32_t expected = reference_pick(logits, params, position), actual = pick(logits, params, position);
-      if (actual != expected) fail(__FILE__, __LINE__, "trial %d filters %d: expected %d but received %d", trial, filters, expected, actual);
+      if (actual != expected)
+        fail(__FILE__, __LINE__, "trial %d filters %d: expected %d but received %d", trial, filters, expected, actual);
     }
   }
 }
@@ -182,7 +191,8 @@ QSPEC_TEST(penalties_and_bias_equal_the_plain_sampler) {
     const int vocab = rng.integer(5, 200);
     const std::vector<float> logits = logits_of_kind(trial % 6, vocab, rng);
     SamplerParams params = plain(trial % 3 == 0 ? 0.0f : rng.uniform(0.3f, 1.5f));
-    std::vector<int32_t> history(rng.integer(0, 60)), drafted(rng.integer(0, 5)), bias_ids = {0, vocab - 1, 2, 2, vocab + 5, -1};
+    std::vector<int32_t> history(rng.integer(0, 60)), drafted(rng.integer(0, 5)),
+        bias_ids = {0, vocab - 1, 2, 2, vocab + 5, -1};
     for (int32_t& token : history) token = rng.integer(0, vocab / 2);
     for (int32_t& token : drafted) token = rng.integer(0, vocab - 1);
     const std::vector<float> bias = {1.5f, -INFINITY, 0.25f, 0.5f, 9.0f, 9.0f};
@@ -192,7 +202,8 @@ QSPEC_TEST(penalties_and_bias_equal_the_plain_sampler) {
     if (trial & 2) params.presence_penalty = rng.uniform(-1.0f, 2.0f);
     if (trial & 4) params.frequency_penalty = rng.uniform(-1.0f, 2.0f);
     if (trial & 8) params.bias_ids = bias_ids.data(), params.bias_values = bias.data(), params.num_bias = 6;
-    const int32_t expected = reference_pick(logits, params, trial, drafted), actual = pick(logits, params, trial, drafted);
+    const int32_t expected = reference_pick(logits, params, trial, drafted),
+                  actual = pick(logits, params, trial, drafted);
     if (actual != expected) fail(__FILE__, __LINE__, "trial %d: expected %d but received %d", trial, expected, actual);
   }
 }
@@ -219,12 +230,17 @@ QSPEC_TEST(pipeline_order_is_bias_penalty_temperature_top_k_top_p_min_p) {
   const float bias = 6;
   SamplerParams params = plain(1);
   params.bias_ids = &bias_id, params.bias_values = &bias, params.num_bias = 1;
-  QSPEC_EXPECT(pick({5, 0, 1}, [&] { auto p = params; p.top_k = 1; return p; }()) == 1);  // bias before top-k
+  QSPEC_EXPECT(pick({5, 0, 1}, [&] {
+                 auto p = params;
+                 p.top_k = 1;
+                 return p;
+               }()) == 1);  // bias before top-k
   SamplerParams penalty = plain(1);
   penalty.history = history, penalty.num_history = 1, penalty.repetition_penalty = 10, penalty.top_k = 1;
   QSPEC_EXPECT(pick({5, 1, -3}, penalty) == 1);  // penalty before top-k
   SamplerParams biased_penalty = params;
-  biased_penalty.history = &bias_id, biased_penalty.num_history = 1, biased_penalty.repetition_penalty = 2, biased_penalty.temperature = 0;
+  biased_penalty.history = &bias_id, biased_penalty.num_history = 1, biased_penalty.repetition_penalty = 2,
+  biased_penalty.temperature = 0;
   QSPEC_EXPECT(pick({4, 0, 1}, biased_penalty) == 0);  // (0 + 6) / 2 < 4: the bias is penalised too
   // Temperature before top-p: at 0.25 the first of {2, 1} has 0.98, at 1 it has 0.73.
   SamplerParams nucleus = plain(0.25f);
@@ -234,7 +250,8 @@ QSPEC_TEST(pipeline_order_is_bias_penalty_temperature_top_k_top_p_min_p) {
   int others = 0;
   for (int position = 0; position < 300; ++position) others += pick({2, 1}, nucleus, position);
   QSPEC_EXPECT(others > 30);
-  // Top-k before top-p: of {0, 0, 0, 0} the two that stay have 1/2 each, so top-p 0.5 keeps one; before top-k it would keep two.
+  // Top-k before top-p: of {0, 0, 0, 0} the two that stay have 1/2 each, so top-p 0.5 keeps one; before top-k it would
+  // keep two.
   SamplerParams both = plain(1);
   both.top_k = 2, both.top_p = 0.5f;
   for (int position = 0; position < 100; ++position) QSPEC_EXPECT(pick({0, 0, 0, 0}, both, position) == 0);
@@ -257,7 +274,8 @@ QSPEC_TEST(draws_follow_the_softmax) {
       if (shares[id] == 0) QSPEC_EXPECT(counts[id] == 0);
       if (shares[id] > 0) chi_square += std::pow(counts[id] - kDraws * shares[id], 2) / (kDraws * shares[id]);
     }
-    if (!(chi_square < 37.4)) fail(__FILE__, __LINE__, "variant %d: chi-square %.1f of 11 degrees of freedom", variant, chi_square);
+    if (!(chi_square < 37.4))
+      fail(__FILE__, __LINE__, "variant %d: chi-square %.1f of 11 degrees of freedom", variant, chi_square);
   }
 }
 

@@ -1,4 +1,5 @@
-// Test kit of the native suites: deterministic random numbers, comparison of arrays, a registry of tests, an exit code. No Node.
+// Test kit of the native suites: deterministic random numbers, comparison of arrays, a registry of tests, an exit code.
+// No Node.
 //
 //   QSPEC_TEST(silu_of_zero_is_zero) { QSPEC_EXPECT(silu(0) == 0); }
 //   QSPEC_TEST_MAIN()
@@ -69,8 +70,7 @@ struct Registrar {
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-inline void
-fail(const char* file, int line, const char* format, ...) {
+inline void fail(const char* file, int line, const char* format, ...) {
   if (++Suite::get().failures_of_case > 5) return;  // the first few say enough
   std::fprintf(stderr, "  %s:%d: ", file, line);
   va_list arguments;
@@ -106,15 +106,17 @@ std::string difference(const A* actual, const E* expected, size_t count, const T
     dot += a * e, actual_norm += a * a, expected_norm += e * e;
   }
   if (worst > 1) {
-    std::snprintf(text, sizeof text, "worst at [%zu] of %zu: expected %.9g but received %.9g (%.3g x the tolerance abs %.1e rel %.1e)",
-                  worst_index, count, as_double(expected[worst_index]), as_double(actual[worst_index]), worst, tolerance.abs,
-                  tolerance.rel);
+    std::snprintf(text, sizeof text,
+                  "worst at [%zu] of %zu: expected %.9g but received %.9g (%.3g x the tolerance abs %.1e rel %.1e)",
+                  worst_index, count, as_double(expected[worst_index]), as_double(actual[worst_index]), worst,
+                  tolerance.abs, tolerance.rel);
     return text;
   }
   if (actual_norm > 0 && expected_norm > 0) {
     const double distance = 1 - dot / std::sqrt(actual_norm) / std::sqrt(expected_norm);
     if (!(distance <= tolerance.cosine)) {
-      std::snprintf(text, sizeof text, "1 - cosine = %.3g > %.3g (worst element [%zu])", distance, tolerance.cosine, worst_index);
+      std::snprintf(text, sizeof text, "1 - cosine = %.3g > %.3g (worst element [%zu])", distance, tolerance.cosine,
+                    worst_index);
       return text;
     }
   }
@@ -138,8 +140,7 @@ std::string bit_difference(const T* actual, const T* expected, size_t count) {
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
 #endif
-inline std::string
-text(const char* format, ...) {
+inline std::string text(const char* format, ...) {
   char buffer[512];
   va_list arguments;
   va_start(arguments, format);
@@ -164,23 +165,23 @@ inline int run_all(int argc, char** argv) {
 
 }  // namespace qspec::test
 
-#define QSPEC_TEST(test_name)                                                              \
-  static void test_name();                                                                 \
-  static const ::qspec::test::Registrar test_name##_registrar(#test_name, &test_name);     \
+#define QSPEC_TEST(test_name)                                                          \
+  static void test_name();                                                             \
+  static const ::qspec::test::Registrar test_name##_registrar(#test_name, &test_name); \
   static void test_name()
 
-#define QSPEC_EXPECT(condition)                                                             \
-  do {                                                                                      \
-    if (!(condition)) ::qspec::test::fail(__FILE__, __LINE__, "expected: %s", #condition);  \
+#define QSPEC_EXPECT(condition)                                                            \
+  do {                                                                                     \
+    if (!(condition)) ::qspec::test::fail(__FILE__, __LINE__, "expected: %s", #condition); \
   } while (0)
 
 // Arrays of `count` elements; `context` (a std::string or literal) says which shape.
-#define QSPEC_EXPECT_CLOSE(actual, expected, count, tolerance, context)                                          \
-  do {                                                                                                           \
-    const std::string problem_ = ::qspec::test::difference((actual), (expected), (count), (tolerance));          \
-    if (!problem_.empty()) {                                                                                     \
-      ::qspec::test::fail(__FILE__, __LINE__, "%s: %s", std::string(context).c_str(), problem_.c_str());         \
-    }                                                                                                            \
+#define QSPEC_EXPECT_CLOSE(actual, expected, count, tolerance, context)                                  \
+  do {                                                                                                   \
+    const std::string problem_ = ::qspec::test::difference((actual), (expected), (count), (tolerance));  \
+    if (!problem_.empty()) {                                                                             \
+      ::qspec::test::fail(__FILE__, __LINE__, "%s: %s", std::string(context).c_str(), problem_.c_str()); \
+    }                                                                                                    \
   } while (0)
 
 #define QSPEC_EXPECT_BITS(actual, expected, count, context)                                              \
