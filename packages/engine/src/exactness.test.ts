@@ -94,6 +94,13 @@ describe.each(MODELS)('$name', ({ recipe, drafts }) => {
     expect(kvCache.numUsedPages).toBe(0);
   });
 
+  it.each(['f32', 'int8'] as const)('keeps the text over a KV cache of format %s', async (kvFormat) => {
+    const requests = mixedBatch().slice(0, 6);
+    await using plain = await LLM.create(model, { draft: 'none', kvFormat });
+    await using llm = await LLM.create(model, { ...drafts[0], gamma: 4, kvFormat });
+    expect(visible(await runAll(llm, requests))).toEqual(visible(await runAll(plain, requests)));
+  });
+
   it('scores tokens as it samples them', async () => {
     await using llm = await LLM.create(model, { draft: 'none' });
     const prompt = await llm.tokenizer.encodeChat(QUESTIONS[0]!, { addGenerationPrompt: true });
