@@ -8,8 +8,8 @@ import { compareLogits, readGolden, vectorPath } from '../testing/golden.js';
 import { checkpointTensors, Model } from './model.js';
 import { loadModel } from './model-loader.js';
 
-/** Largest |difference| over the row's largest |logit|: weights are bfloat16 on both sides, sums float32. */
-const MAX_RELATIVE_ERROR = 1e-3;
+/** Largest |difference| over the row's largest |logit|: weights are bfloat16 on both sides, sums float32. Measured: at most 2e-6. */
+const MAX_RELATIVE_ERROR = 1e-4;
 const MIN_COSINE = 0.999999;
 
 const CASES = [
@@ -64,7 +64,7 @@ describe('the vectors', () => {
     const prompt = readGolden(`${name}/expected.json`).at(-1)!;
     const logits = await forwardLogits(backend, model, { mode: 'w16a16' }, prompt, 150);
     const error = compareLogits(logits, prompt.logits, model.config.vocabSize);
-    expect(error.relativeToLargest).toBeGreaterThan(10 * MAX_RELATIVE_ERROR);
+    expect(error.relativeToLargest).toBeGreaterThan(100 * MAX_RELATIVE_ERROR);
   });
 });
 
