@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { CliConfig } from './config.js';
 import { type Colors, createColors, ProgressBar } from './render.js';
 
@@ -26,11 +27,13 @@ export interface CliContext {
 }
 
 export function createContext(config: CliConfig, streams: Pick<CliContext, 'stdin' | 'stdout' | 'stderr'>): CliContext {
+  const interrupt = new AbortController();
+  setMaxListeners(0, interrupt.signal); // one listener a request, hundreds at once
   return {
     ...streams,
     config,
     colors: createColors(config.isColorful),
-    interrupt: new AbortController(),
+    interrupt,
     onInterrupt: undefined,
     print: (text) => void streams.stdout.write(`${text}\n`),
     printJson: (value) => void streams.stdout.write(`${JSON.stringify(value, jsonReplacer, 2)}\n`),

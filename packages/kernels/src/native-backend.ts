@@ -16,9 +16,11 @@ import { guard } from './native-errors.js';
 import type { NativeBackendHandle } from './native-types.js';
 import { NativeSession, type ProfilingSession } from './session.js';
 
-/** A {@link KernelBackend} whose sessions can be profiled. */
+/** A {@link KernelBackend} whose sessions can be profiled, and whose machine can be measured. */
 export interface NativeKernelBackend extends KernelBackend {
   createSession(options: SessionOptions): Promise<ProfilingSession>;
+  /** Bytes a second of large sequential reads by all threads, measured now over 256 MiB (well under a second). @throws OutOfMemoryError */
+  measureReadBandwidth(): Promise<number>;
 }
 
 /** The TypeScript face of one native backend: checks, handles, lifetimes. */
@@ -77,6 +79,11 @@ export class NativeBackend implements NativeKernelBackend {
       release();
       throw error;
     }
+  }
+
+  async measureReadBandwidth(): Promise<number> {
+    this.#expectAlive();
+    return guard(() => this.#handle.measureReadBandwidth());
   }
 
   dispose(): void {

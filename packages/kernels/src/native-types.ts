@@ -2,7 +2,7 @@
  * What the addon exports, exactly as C++ registers it (native/binding). Private to this package: handles never leave it.
  * Every method either returns, or throws/rejects with an Error whose `code` is a {@link NativeStatus}.
  */
-export const NATIVE_ABI_VERSION = 1;
+export const NATIVE_ABI_VERSION = 2;
 
 export type NativeStatus =
   | 'INVALID_ARGUMENT'
@@ -54,6 +54,7 @@ export interface NativeBackendHandle {
   createWeight(parts: readonly NativeWeightPart[]): Promise<{ readonly id: number; readonly bytes: number }>;
   createVector(values: Float32Array): number;
   createSession(spec: NativeSessionSpec): Promise<NativeSessionHandle>;
+  measureReadBandwidth(): Promise<number>;
   readonly residentBytes: number;
   dispose(): void;
 }

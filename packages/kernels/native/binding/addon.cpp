@@ -12,7 +12,7 @@ namespace qspec::binding {
 namespace {
 
 // Raised whenever the exports, their fields or their order change; NATIVE_ABI_VERSION in src/native-types.ts must equal it.
-constexpr int kNativeAbiVersion = 1;
+constexpr int kNativeAbiVersion = 2;
 
 #define QSPEC_TEXT_OF(x) #x
 #define QSPEC_TEXT(x) QSPEC_TEXT_OF(x)

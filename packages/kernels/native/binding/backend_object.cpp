@@ -6,11 +6,13 @@
 #include "binding/session_object.h"
 #include "binding/weight_args.h"
 #include "binding/worker.h"
+#include "cpu/read_bandwidth.h"
 
 namespace qspec::binding {
 
 namespace {
 constexpr int kMaxThreads = 1024;
+constexpr size_t kBandwidthBytes = size_t{256} << 20;  // well past the last-level cache
 
 const OpTable& ops_of(const Napi::Object& options) {
   const std::string kind = get_string(options, "kind"), isa = get_string(options, "isa");
@@ -27,6 +29,7 @@ Napi::Function BackendObject::define(Napi::Env env) {
   return DefineClass(env, "NativeBackend",
                      {InstanceMethod<&BackendObject::create_weight>("createWeight"), InstanceMethod<&BackendObject::create_vector>("createVector"),
                       InstanceMethod<&BackendObject::create_session>("createSession"), InstanceMethod<&BackendObject::dispose>("dispose"),
+                      InstanceMethod<&BackendObject::measure_read_bandwidth>("measureReadBandwidth"),
                       InstanceAccessor<&BackendObject::resident_bytes>("residentBytes")});
 }
 
@@ -87,6 +90,14 @@ Napi::Value BackendObject::create_session(const Napi::CallbackInfo& info) {
       [session](Napi::Env env) -> Napi::Value {
         return SessionObject::create(env, AddonData::of(env).session_class.Value(), std::shared_ptr<Session>(std::move(*session)));
       });
+}
+
+Napi::Value BackendObject::measure_read_bandwidth(const Napi::CallbackInfo& info) {
+  expect_alive(info.Env());
+  const auto rate = std::make_shared<double>(0);
+  return Worker::start(
+      info.Env(), [pool = pool_, rate] { return cpu::measure_read_bandwidth(*pool, kBandwidthBytes, rate.get()); },
+      [rate](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *rate); });
 }
 
 Napi::Value BackendObject::resident_bytes(const Napi::CallbackInfo& info) {

@@ -21,6 +21,7 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
   Napi::Value create_weight(const Napi::CallbackInfo& info);
   Napi::Value create_vector(const Napi::CallbackInfo& info);
   Napi::Value create_session(const Napi::CallbackInfo& info);
+  Napi::Value measure_read_bandwidth(const Napi::CallbackInfo& info);
   Napi::Value resident_bytes(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
