@@ -57,6 +57,9 @@ __device__ __forceinline__ void mma_u8s8(int (&d)[4], uint32_t a0, uint32_t a1, 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// s32 -> the group's contribution; A codes are stored + 8, so 8 · Σ activation codes is taken away.
+__device__ __forceinline__ float int_group(int acc, int code_sum) { return static_cast<float>(acc - 8 * code_sum); }
+
 // Weights are read once a step: past L1.
 __device__ __forceinline__ uint4 load_streaming(const uint4* address) {
   uint4 v;

@@ -15,15 +15,22 @@
 //   int8:  w & 0x0f0f0f0f is row g, (w >> 4) & 0x0f0f0f0f row g+8, bytes in the order j = 0, 2, 1, 3; two words make one k32 step.
 //          Quantised activations are stored with the middle two of every four codes swapped, to match.
 //   A lane's k are 8 consecutive ones in each half tile, so its activations are 16-byte (bf16) or 8-byte (int8) loads,
-//   and a group of 32, 64 or 128 always consists of whole steps.
+//   and a group of 32, 64 or 128 always consists of whole half tiles.
 //
-// Tiles of one row-tile are consecutive along k: [n/16][k/64][512 B]. Scales: [n/16][k/group][16] bfloat16.
+// Tiles of one row-tile are consecutive along k: [n/16][k/64][512 B].
+// Scales: [n/16][k/group][8][2] bfloat16: the word of g holds the scales of rows g (low half) and g+8 (high half).
 // Dense bf16: tile 16 x 16 = 512 bytes, lane's 16 bytes are a0..a3 with the same k order: step s of tile-of-64 is sub-tile s.
-// n is padded to 16 with zero weights, k to 64 with zero weights (activations there are never read past k: see kPadK).
+// n is padded to 16 and k to 64 with zero weights; activations past k are taken as zero.
 #pragma once
 #include <cstdint>
 
 #include "qspec/formats.h"
+
+#if defined(__CUDACC__)
+#define QSPEC_HOST_DEVICE __host__ __device__
+#else
+#define QSPEC_HOST_DEVICE
+#endif
 
 namespace qspec::cuda {
 
@@ -40,27 +47,34 @@ struct DeviceWeight {
   int group_size, radix, hadamard_block;
   const uint4* hi;         // [n_tiles][k_tiles][32]
   const uint4* lo;         // the same, nested8 only
-  const uint16_t* scales;  // [n_tiles][k / group_size][16]
+  const uint32_t* scales;  // [n_tiles][k / group_size][8]
   const uint4* dense;      // [n_tiles][k_tiles][4][32]
 };
 
 // k within its tile of nibble j in word s of lane t.
-constexpr int tile_k(int s, int t, int j) { return 32 * (s / 2) + 8 * t + 4 * (s % 2) + j; }
+QSPEC_HOST_DEVICE constexpr int tile_k(int s, int t, int j) { return 32 * (s / 2) + 8 * t + 4 * (s % 2) + j; }
 // Bit offset of (row half h = 0: g, 1: g+8; j) in a word.
-constexpr int nibble_bit(int h, int j) { return 4 * h + (j & 1) * 16 + (j >> 1) * 8; }
+QSPEC_HOST_DEVICE constexpr int nibble_bit(int h, int j) { return 4 * h + (j & 1) * 16 + (j >> 1) * 8; }
 static_assert(nibble_bit(0, 1) == 16 && nibble_bit(1, 2) == 12 && nibble_bit(1, 3) == 28, "see the drawing above");
+// Place of code k in a row of quantised activations: the middle two of every four are swapped.
+QSPEC_HOST_DEVICE constexpr int64_t code_place(int64_t k) { return (k & 3) == 1 ? k + 1 : (k & 3) == 2 ? k - 1 : k; }
 
-// The order along k in which every target-mode GEMM sums, whatever the number of rows: k is cut into `k_splits` runs of whole
-// groups; each run is accumulated on its own, then runs are added in order. A function of the weight's shape alone.
-struct KSplit {
-  int count;           // runs
-  int tiles_each;      // tiles of 64 k a run (the last may have fewer)
+// The order along k in which every GEMM sums, a function of the weight's shape alone, never of the number of rows:
+//   run    = 8 tiles (512 k), summed group by group by one warp
+//   slice  = up to 8 runs, added in order
+//   result = slices, added in order
+constexpr int kRunTiles = 8;
+constexpr int kMaxRuns = 8;
+struct KPlan {
+  int runs;        // over all of k
+  int slices;
+  int slice_runs;  // runs a slice (the last may have fewer)
 };
-
-// Runs are 8 tiles (512 k) long, or longer when that would make more than 16 of them.
-constexpr KSplit k_split(int k_tiles) {
-  const int tiles = k_tiles <= 128 ? 8 : 2 * ((k_tiles + 31) / 32);  // even: a group of 128 is two tiles
-  return KSplit{(k_tiles + tiles - 1) / tiles, tiles};
+QSPEC_HOST_DEVICE constexpr KPlan k_plan(int k_tiles) {
+  const int runs = (k_tiles + kRunTiles - 1) / kRunTiles;
+  const int slices = (runs + kMaxRuns - 1) / kMaxRuns;
+  const int each = (runs + slices - 1) / slices;
+  return KPlan{runs, (runs + each - 1) / each, each};
 }
 
 }  // namespace qspec::cuda

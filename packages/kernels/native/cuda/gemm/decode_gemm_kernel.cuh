@@ -1,150 +1,202 @@
-// Decode GEMM: few rows (1 … 8·kN8), bound by the bytes of the weights.
+// Decode GEMM: few rows (1 … 8·n8), bound by the bytes of the weights.
 //
-// One CTA a row-tile (16 outputs), one warp a run of k (layout.h: k_split). Each warp has its first kDepth tiles in flight before it even
-// waits for the kernel that makes its input: weights depend on nothing. Runs are added in order through shared memory.
+// A block takes `units_per_block` row-tiles (16 outputs) one after the other, over one slice of k; a warp takes one run (8 tiles of 64 k) of
+// each, so a block of 8 warps reads 32 KB (4 bit) a row-tile. Each lane keeps kDepth tiles in flight in registers across row-tiles: a slot
+// is refilled with the same k of the next row-tile as soon as it is consumed. The first fill is issued before the block waits for the
+// kernel that makes its input: weights depend on nothing. Activations of the slice lie in shared memory in fragment order, loaded once.
 //
-//   out[r, n] = Σ_runs Σ_groups scale[n, group] · Σ_k code[n, k] · x[r, k]          (+ bias[n])
-//
-// Row-invariant: a column of the MMA (= a row of the batch) never sees another, and nothing in the order of sums depends on `rows`.
+// Columns of the MMA past `rows` hold leftovers of shared memory: a column only ever reaches its own output, which is not stored.
 #pragma once
-#include <cuda_bf16.h>
-
-#include "common/fragments.cuh"
-#include "common/layout.h"
+#include "gemm/gemm_mode.cuh"
 
 namespace qspec::cuda {
 
-enum class WeightPlanes : int { kDense = 0, kHi = 1, kHiLo = 2 };
+constexpr int kPartialStride = kTileN + 4;  // conflict-free writes of accumulators
 
-struct DecodeGemmArgs {
-  DeviceWeight weight;
-  const __nv_bfloat16* x;  // [rows, x_stride], 16-byte aligned rows
-  int64_t x_stride;
-  const float* bias;  // [n] or nullptr
-  float* out;         // [rows, out_stride], from column out_column
-  int64_t out_stride, out_column;
-  int rows;
-};
+template <GemmMode mode>
+constexpr int decode_depth() {
+  return mode == GemmMode::kDense || mode == GemmMode::kHiLoInt ? 2 : mode == GemmMode::kHi ? 8 : 4;
+}
 
-constexpr int kDepth = 8;  // tiles in flight a warp
+// Bytes of dynamic shared memory. x: bf16 [n8][tiles][2][32] uint4, or codes [n8][tiles][2][32] uint2 then scales and sums [groups][8·n8].
+constexpr int decode_x_bytes(bool integer, int n8, int slice_tiles, int group_size) {
+  if (!integer) return n8 * slice_tiles * 1024;
+  return n8 * slice_tiles * 512 + 2 * 4 * 8 * n8 * (slice_tiles * kTileK / group_size + 1);
+}
+constexpr int decode_partial_bytes(int n8, int warps) { return 2 * warps * n8 * 8 * kPartialStride * 4; }
 
-template <WeightPlanes planes, int group_size, int n8>
-struct RunAccumulator {
-  float total[n8][4] = {};
-  float group[n8][4] = {};
+template <GemmMode mode, int n8>
+struct UnitSum {
+  float total[n8][4];
+  float group[n8][4];
+  int hi[n8][4], lo[n8][4];
 
-  // Four k16 steps of one tile; the group's sum is scaled and added wherever a group ends.
-  __device__ __forceinline__ void tile(const uint32_t (&hi)[4], const uint32_t (&lo)[4], const uint32_t* scales, uint32_t radix2, bool ends_group,
-                                       const uint4 (&x)[n8][2]) {
+  __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      uint32_t a[4];
-      if constexpr (planes == WeightPlanes::kHiLo) unpack_nested(hi[s], lo[s], radix2, a);
-      else unpack_nibbles(hi[s], a);
+    for (int c = 0; c < n8; ++c)
 #pragma unroll
-      for (int c = 0; c < n8; ++c) {
-        const uint4& v = x[c][s / 2];
-        mma_bf16(group[c], a, s % 2 ? v.z : v.x, s % 2 ? v.w : v.y);
-      }
-      if (group_size == 32 && s == 1) flush(scales[0]);
-    }
-    if (group_size == 32) flush(scales[1]);
-    else if (ends_group) flush(scales[0]);
+      for (int i = 0; i < 4; ++i) total[c][i] = group[c][i] = 0.0f, hi[c][i] = lo[c][i] = 0;
   }
-
-  // `pair` holds the bfloat16 scales of rows g (low) and g+8 (high).
-  __device__ __forceinline__ void flush(uint32_t pair) {
-    const float low = __uint_as_float(pair << 16), high = __uint_as_float(pair & 0xffff0000u);
+  // `pair`: scales of rows g, g+8. x_scales, x_sums: this group's, [8·n8] (integer modes).
+  __device__ __forceinline__ void flush(uint32_t pair, const float* x_scales, const int* x_sums, int t, int radix) {
+    const float low = low_scale(pair), high = high_scale(pair);
 #pragma unroll
     for (int c = 0; c < n8; ++c) {
-      total[c][0] = fmaf(low, group[c][0], total[c][0]);
-      total[c][1] = fmaf(low, group[c][1], total[c][1]);
-      total[c][2] = fmaf(high, group[c][2], total[c][2]);
-      total[c][3] = fmaf(high, group[c][3], total[c][3]);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) group[c][i] = 0.0f;
+      for (int i = 0; i < 4; ++i) {
+        float value = group[c][i];
+        if constexpr (is_int(mode)) {
+          const int column = 8 * c + 2 * t + (i & 1);
+          int sum = hi[c][i] - 8 * x_sums[column];
+          if constexpr (has_lo(mode)) sum = radix * sum + lo[c][i] - 8 * x_sums[column];
+          value = static_cast<float>(sum) * x_scales[column];
+          hi[c][i] = lo[c][i] = 0;
+        }
+        total[c][i] = fmaf(i < 2 ? low : high, value, total[c][i]);
+        group[c][i] = 0.0f;
+      }
     }
   }
 };
 
-template <WeightPlanes planes, int group_size, int n8>
-__global__ void __launch_bounds__(512) decode_gemm_kernel(const __grid_constant__ DecodeGemmArgs args) {
-  constexpr int scales_a_tile = group_size == 32 ? 2 : 1;
-  const DeviceWeight& w = args.weight;
-  const int lane = threadIdx.x % 32, run = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const int n_tile = blockIdx.x;
-  const KSplit split = k_split(w.k_tiles);
-  const int first = run * split.tiles_each;
-  const int count = min(split.tiles_each, w.k_tiles - first);
+// Fills shared memory with this slice's activations of all rows.
+template <GemmMode mode>
+__device__ void fill_x(const GemmArgs& args, uint8_t* smem, int n8, int slice_tiles, int first_tile, int tiles) {
+  const int vectors = tiles * 8;  // of 8 k
+  for (int i = threadIdx.x; i < args.rows * vectors; i += blockDim.x) {
+    const int row = i / vectors, v = i % vectors, lane = 4 * (row % 8) + v % 4;
+    const int place = (row / 8 * slice_tiles * 2 + v / 4) * 32 + lane, k = first_tile * kTileK + v * 8;
+    if constexpr (!is_int(mode)) {
+      reinterpret_cast<uint4*>(smem)[place] = k < args.w.k ? load_x_vector(args, row, k) : uint4{};
+    } else {  // k is a multiple of 32
+      reinterpret_cast<uint2*>(smem)[place] = k < args.w.k ? __ldcg(reinterpret_cast<const uint2*>(args.codes + static_cast<int64_t>(row) * args.w.k + k)) : uint2{};
+    }
+  }
+  if constexpr (is_int(mode)) {
+    const int groups = args.w.k / args.w.group_size, first = first_tile * kTileK / args.w.group_size;
+    const int count = min(tiles * kTileK / args.w.group_size, groups - first), columns = 8 * n8;
+    float* scales = reinterpret_cast<float*>(smem + n8 * slice_tiles * 512);
+    int* sums = reinterpret_cast<int*>(scales + columns * (slice_tiles * kTileK / args.w.group_size + 1));
+    for (int i = threadIdx.x; i < args.rows * count; i += blockDim.x) {
+      const int row = i / count, q = i % count;
+      scales[q * columns + row] = __ldcg(args.x_scales + static_cast<int64_t>(row) * groups + first + q);
+      sums[q * columns + row] = __ldcg(args.x_sums + static_cast<int64_t>(row) * groups + first + q);
+    }
+  }
+}
 
-  const size_t line = (static_cast<size_t>(n_tile) * w.k_tiles + first) * 32 + lane;
-  const uint16_t* scale_base = w.scales + static_cast<size_t>(n_tile) * (w.k / group_size) * kTileN;
-  uint4 hi[kDepth], lo[planes == WeightPlanes::kHiLo ? kDepth : 1];
-  uint32_t scales[kDepth][scales_a_tile];
-  auto load = [&](int slot, int tile) {
-    hi[slot] = load_streaming(w.hi + line + static_cast<size_t>(tile) * 32);
-    if constexpr (planes == WeightPlanes::kHiLo) lo[slot] = load_streaming(w.lo + line + static_cast<size_t>(tile) * 32);
+template <GemmMode mode, int n8>
+__global__ void __launch_bounds__(256, n8 == 1 ? 2 : 1) decode_gemm_kernel(const __grid_constant__ GemmArgs args) {
+  constexpr int depth = decode_depth<mode>(), vectors = vectors_per_tile(mode);
+  const DeviceWeight& w = args.w;
+  const KPlan plan = k_plan(w.k_tiles);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const int slice = blockIdx.y, slice_tiles = plan.slice_runs * kRunTiles;
+  const int slice_first = slice * slice_tiles;
+  const int slice_count = min(slice_tiles, w.k_tiles - slice_first);
+  const int count = min(kRunTiles, slice_count - warp * kRunTiles);  // tiles of this warp's run; <= 0: none
+  const int first = slice_first + warp * kRunTiles;
+  const int unit0 = blockIdx.x * args.units_per_block, units = min(args.units_per_block, w.n_tiles - unit0);
+
+  const int half_shift = w.group_size == 32 ? 0 : w.group_size == 64 ? 1 : 2;  // half tiles a group, log2
+  const int groups = mode == GemmMode::kDense ? 0 : w.k / w.group_size;
+  const int first_group = first * 2 >> half_shift;
+
+  uint4 slots[depth][vectors];
+  uint32_t scales[depth][2];
+  auto load = [&](int slot, int unit, int tile) {
+    const size_t at = static_cast<size_t>(unit0 + unit) * w.k_tiles + first + tile;
 #pragma unroll
-    for (int i = 0; i < scales_a_tile; ++i) {
-      const int group = min(((first + tile) * kTileK + 32 * i) / group_size, w.k / group_size - 1);
-      const uint16_t* s = scale_base + group * kTileN;
-      scales[slot][i] = __ldg(s + g) | static_cast<uint32_t>(__ldg(s + g + 8)) << 16;
+    for (int v = 0; v < vectors; ++v) slots[slot][v] = load_streaming(weight_vector<mode>(w, at, v, lane));
+    if constexpr (mode != GemmMode::kDense) {
+      const uint32_t* s = w.scales + static_cast<size_t>(unit0 + unit) * groups * 8 + g;
+      const int q = first_group + (2 * tile >> half_shift);
+      scales[slot][0] = __ldg(s + q * 8);
+      if (half_shift == 0) scales[slot][1] = __ldg(s + min(q + 1, groups - 1) * 8);
     }
   };
 #pragma unroll
-  for (int i = 0; i < kDepth; ++i)
-    if (i < count) load(i, i);
+  for (int i = 0; i < depth; ++i)
+    if (i < count) load(i, 0, i);
 
+  allow_next_kernel();
   wait_for_previous_kernel();
 
-  RunAccumulator<planes, group_size, n8> acc;
-  const uint32_t radix_bits = __bfloat16_as_ushort(__float2bfloat16(static_cast<float>(w.radix)));
-  const uint32_t radix2 = radix_bits | radix_bits << 16;
-  for (int base = 0; base < count; base += kDepth) {
+  extern __shared__ __align__(16) uint8_t smem[];
+  fill_x<mode>(args, smem, n8, slice_tiles, slice_first, slice_count);
+  const int x_bytes = decode_x_bytes(is_int(mode), n8, slice_tiles, is_int(mode) ? w.group_size : 32);
+  float* partial = reinterpret_cast<float*>(smem + x_bytes);  // [2][warps][8·n8][kPartialStride]
+  const int warps = blockDim.x / 32, runs = (slice_count + kRunTiles - 1) / kRunTiles;
+  constexpr int slab = n8 * 8 * kPartialStride;
+  const float* x_scales = reinterpret_cast<const float*>(smem + n8 * slice_tiles * 512);
+  const int* x_sums = reinterpret_cast<const int*>(x_scales + 8 * n8 * (is_int(mode) ? slice_tiles * kTileK / w.group_size + 1 : 0));
+  __syncthreads();
+
+  const uint32_t radix2 = bf16_pair(static_cast<float>(w.radix));
+  const int64_t padded = static_cast<int64_t>(w.n_tiles) * kTileN;
+  UnitSum<mode, n8> sum;
+  for (int unit = 0; unit < units; ++unit) {
+    sum.clear();
 #pragma unroll
-    for (int i = 0; i < kDepth; ++i) {
-      const int tile = base + i;
-      if (tile >= count) break;
-      const int k0 = (first + tile) * kTileK + 8 * t;
-      uint4 x[n8][2];
+    for (int i = 0; i < kRunTiles; ++i) {
+      if (i >= count) break;
+      const int slot = i % depth, tile = warp * kRunTiles + i;
 #pragma unroll
-      for (int c = 0; c < n8; ++c) {
-        const int row = 8 * c + g;
-        const uint4* p = reinterpret_cast<const uint4*>(args.x + row * args.x_stride + k0);
-        x[c][0] = row < args.rows ? p[0] : uint4{};
-        x[c][1] = row < args.rows && k0 + 32 < w.k ? p[4] : uint4{};
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (!is_int(mode)) {
+          uint32_t a0[4], a1[4];
+          a_fragment<mode>(slots[slot], 2 * half, radix2, a0);
+          a_fragment<mode>(slots[slot], 2 * half + 1, radix2, a1);
+#pragma unroll
+          for (int c = 0; c < n8; ++c) {
+            const uint4 x = reinterpret_cast<const uint4*>(smem)[((c * slice_tiles + tile) * 2 + half) * 32 + lane];
+            mma_bf16(mode == GemmMode::kDense ? sum.total[c] : sum.group[c], a0, x.x, x.y);
+            mma_bf16(mode == GemmMode::kDense ? sum.total[c] : sum.group[c], a1, x.z, x.w);
+          }
+        } else {
+          const uint32_t h0 = word_of(slots[slot][0], 2 * half), h1 = word_of(slots[slot][0], 2 * half + 1);
+          const uint32_t l0 = has_lo(mode) ? word_of(slots[slot][vectors - 1], 2 * half) : 0;
+          const uint32_t l1 = has_lo(mode) ? word_of(slots[slot][vectors - 1], 2 * half + 1) : 0;
+          constexpr uint32_t mask = 0x0f0f0f0fu;
+#pragma unroll
+          for (int c = 0; c < n8; ++c) {
+            const uint2 x = reinterpret_cast<const uint2*>(smem)[((c * slice_tiles + tile) * 2 + half) * 32 + lane];
+            mma_u8s8(sum.hi[c], h0 & mask, h0 >> 4 & mask, h1 & mask, h1 >> 4 & mask, x.x, x.y);
+            if constexpr (has_lo(mode)) mma_u8s8(sum.lo[c], l0 & mask, l0 >> 4 & mask, l1 & mask, l1 >> 4 & mask, x.x, x.y);
+          }
+        }
+        if constexpr (mode != GemmMode::kDense) {
+          const int halves = 2 * i + half + 1;
+          if ((halves & ((1 << half_shift) - 1)) == 0) {
+            const int q = (tile * 2 + half) >> half_shift;
+            sum.flush(half_shift == 0 && half == 1 ? scales[slot][1] : scales[slot][0], x_scales + q * 8 * n8, x_sums + q * 8 * n8, t, w.radix);
+          }
+        }
       }
-      const uint32_t hi_words[4] = {hi[i].x, hi[i].y, hi[i].z, hi[i].w};
-      uint32_t lo_words[4] = {};
-      if constexpr (planes == WeightPlanes::kHiLo) lo_words[0] = lo[i].x, lo_words[1] = lo[i].y, lo_words[2] = lo[i].z, lo_words[3] = lo[i].w;
-      uint32_t tile_scales[scales_a_tile];
+      const int next = i + depth;
+      if (next < kRunTiles) {
+        if (next < count) load(slot, unit, next);
+      } else if (unit + 1 < units && next - kRunTiles < count) {
+        load(slot, unit + 1, next - kRunTiles);
+      }
+    }
+    float* slabs = partial + (unit & 1) * warps * slab;
 #pragma unroll
-      for (int j = 0; j < scales_a_tile; ++j) tile_scales[j] = scales[i][j];
-      if (tile + kDepth < count) load(i, tile + kDepth);
-      acc.tile(hi_words, lo_words, tile_scales, radix2, group_size == 64 || i % 2 == 1, x);
+    for (int c = 0; c < n8; ++c)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) slabs[warp * slab + (8 * c + 2 * t + (i & 1)) * kPartialStride + g + 8 * (i >> 1)] = sum.total[c][i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < args.rows * kTileN; i += blockDim.x) {
+      const int row = i / kTileN, column = (unit0 + unit) * kTileN + i % kTileN;
+      const float* p = slabs + row * kPartialStride + i % kTileN;
+      float value = p[0];
+      for (int r = 1; r < runs; ++r) value += p[r * slab];
+      if (plan.slices > 1) __stcg(args.partials + (static_cast<int64_t>(slice) * args.rows + row) * padded + column, value);
+      else if (column < w.n) store_output(args, has_lo(mode), row, column, value);
     }
   }
-  allow_next_kernel();
-
-  // Runs are added in order; thread (row of the batch, output) does one sum.
-  extern __shared__ float partial[];  // [runs][8·n8][16]
-  const int runs = blockDim.x / 32;
-  float* mine = partial + run * (n8 * 8 * kTileN);
-#pragma unroll
-  for (int c = 0; c < n8; ++c) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) mine[(8 * c + 2 * t + (i & 1)) * kTileN + g + 8 * (i >> 1)] = acc.total[c][i];
-  }
-  __syncthreads();
-  for (int index = threadIdx.x; index < args.rows * kTileN; index += blockDim.x) {
-    const int row = index / kTileN, column = n_tile * kTileN + index % kTileN;
-    if (column >= w.n) continue;
-    float sum = partial[index];
-    for (int r = 1; r < runs; ++r) sum += partial[r * (n8 * 8 * kTileN) + index];
-    if (planes == WeightPlanes::kHiLo) sum /= static_cast<float>(w.radix);
-    if (args.bias) sum += args.bias[column];
-    args.out[row * args.out_stride + args.out_column + column] = sum;
-  }
+  if (plan.slices > 1)
+    finish_slices(args, has_lo(mode), blockIdx.x, plan.slices, unit0 * kTileN, (unit0 + units) * kTileN, 0, args.rows);
 }
 
 }  // namespace qspec::cuda

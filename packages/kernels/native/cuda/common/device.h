@@ -1,0 +1,61 @@
+// Host side of the CUDA backend: device query, owned device memory, and CUDA calls as Status.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <string>
+
+#include "qspec/status.h"
+
+namespace qspec::cuda {
+
+// Names the call and what the driver said.
+Status device_error(cudaError_t error, const char* call);
+
+#define QSPEC_CUDA_CALL(expr)                                                        \
+  do {                                                                               \
+    const cudaError_t qspec_error_ = (expr);                                         \
+    if (qspec_error_ != cudaSuccess) return ::qspec::cuda::device_error(qspec_error_, #expr); \
+  } while (0)
+
+struct DeviceInfo {
+  int ordinal = 0;
+  std::string name;
+  int driver_version = 0, runtime_version = 0;  // 1000·major + 10·minor
+  int major = 0, minor = 0;                     // compute capability
+  int num_multiprocessors = 0;
+  size_t l2_bytes = 0, memory_bytes = 0, shared_bytes = 0;  // shared: most a thread block may ask for
+};
+
+// kDevice, with the remedy, when there is no device, the driver is older than the runtime, or the chip has no kernels here.
+Status query_device(int ordinal, DeviceInfo* out);
+
+// Owned device memory. Movable, not copyable; freed on destruction.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  ~DeviceBuffer() { reset(); }
+  DeviceBuffer(DeviceBuffer&& other) noexcept { *this = static_cast<DeviceBuffer&&>(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  // kOutOfMemory says how many bytes `what` asked for and how many were free.
+  static Status create(size_t bytes, const char* what, DeviceBuffer* out);
+  // Host to device / device to host, blocking; `count` bytes from the beginning.
+  Status upload(const void* source, size_t count);
+  Status download(void* destination, size_t count) const;
+  void reset();
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace qspec::cuda
