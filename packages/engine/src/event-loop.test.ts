@@ -1,18 +1,31 @@
+import { readFileSync } from 'node:fs';
 import { createCpuBackend } from '@qspec/kernels';
 import { expect, it } from 'vitest';
 import { TALLY, tallyQuestions } from '../testing/tally.js';
 import { LLM } from './llm.js';
 
-/** Longest time between two ticks of a timer while a model loads or decodes. */
-const MAX_GAP_MS = 50;
+/** Longest stretch that this thread may compute between two ticks of a timer. */
+const MAX_BUSY_MS = 50;
+/** Longest pause of the timer by the clock. Looser: on a shared machine other processes take the core for longer than we ever do. */
+const MAX_PAUSE_MS = 300;
 
-/** Runs `work` beside a timer. @returns the longest pause of the timer in milliseconds. */
-async function longestGap(work: () => Promise<unknown>): Promise<number> {
-  let last = performance.now();
-  let longest = 0;
+/** Milliseconds that this thread has computed; where the system does not tell, the clock has to do. */
+function threadMs(): number {
+  try {
+    return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6;
+  } catch {
+    return performance.now();
+  }
+}
+
+/** Runs `work` beside a timer. @returns the longest stretch of computing and the longest pause between two ticks. */
+async function longestGap(work: () => Promise<unknown>) {
+  const longest = { busyMs: 0, pauseMs: 0 };
+  let last = { busy: threadMs(), clock: performance.now() };
   const tick = () => {
-    const now = performance.now();
-    longest = Math.max(longest, now - last);
+    const now = { busy: threadMs(), clock: performance.now() };
+    longest.busyMs = Math.max(longest.busyMs, now.busy - last.busy);
+    longest.pauseMs = Math.max(longest.pauseMs, now.clock - last.clock);
     last = now;
   };
   const timer = setInterval(tick, 1);
@@ -25,8 +38,20 @@ async function longestGap(work: () => Promise<unknown>): Promise<number> {
   return longest;
 }
 
-// A machine that is busy with other things may take the processor away for longer than that, hence the second and third chance.
-it('keeps a timer ticking while a model loads and decodes', { retry: 2 }, async () => {
+const isShort = {
+  busyMs: expect.toSatisfy((ms: number) => ms <= MAX_BUSY_MS),
+  pauseMs: expect.toSatisfy((ms: number) => ms <= MAX_PAUSE_MS),
+};
+
+it('would show a thread that is kept busy', async () => {
+  const { busyMs } = await longestGap(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    for (const start = threadMs(); threadMs() - start < 80; );
+  });
+  expect(busyMs).toBeGreaterThan(70);
+});
+
+it('keeps a timer ticking while a model loads and decodes', async () => {
   const backend = createCpuBackend({ numThreads: 1 });
   let llm!: LLM;
   const loading = await longestGap(async () => {
@@ -39,9 +64,5 @@ it('keeps a timer ticking while a model loads and decodes', { retry: 2 }, async 
   const refusing = await longestGap(() => llm.generate({ prompt: question }).catch(() => undefined));
   await llm.close();
   backend.dispose();
-  expect({ loading, decoding, refusing }).toEqual({
-    loading: expect.toSatisfy((ms: number) => ms <= MAX_GAP_MS),
-    decoding: expect.toSatisfy((ms: number) => ms <= MAX_GAP_MS),
-    refusing: expect.toSatisfy((ms: number) => ms <= MAX_GAP_MS),
-  });
+  expect({ loading, decoding, refusing }).toEqual({ loading: isShort, decoding: isShort, refusing: isShort });
 });
