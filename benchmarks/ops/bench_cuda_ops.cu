@@ -187,6 +187,20 @@ int main(int argc, char** argv) {
                        mode.name, rows, us, copies.read_bytes, copies.read_bytes / us * 1e-6, floor_us / us, us - floor_us);
       }
       std::printf("\n");
+      if (argc > 3 && mode.bits == 16 && main_model) {  // any third argument: how the cut into blocks matters, one row
+        std::printf("   row-tiles a block:");
+        for (int units : {1, 2, 3, 4, 6, 7, 8, 14, 16, 32}) {
+          GemmParams p = {};
+          p.plane = mode.plane, p.x_stride = m.k, p.out = out.as<float>(), p.out_stride = m.n, p.rows = 1, p.x = x.as<__nv_bfloat16>();
+          LaunchOptions options;
+          options.units_per_block = units;
+          std::printf(" %d: %.2f", units, time_graph(static_cast<int>(std::max<size_t>(copies.views.size(), 40)), [&](int i, cudaStream_t stream) {
+            p.weight = &copies.views[i % copies.views.size()];
+            return launch_gemm(p, workspace, stream, options);
+          }));
+        }
+        std::printf("\n");
+      }
     }
   }
   if (csv) std::fclose(csv);

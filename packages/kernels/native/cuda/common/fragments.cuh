@@ -57,14 +57,17 @@ __device__ __forceinline__ void mma_u8s8(int (&d)[4], uint32_t a0, uint32_t a1, 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// s32 -> the group's contribution; A codes are stored + 8, so 8 · Σ activation codes is taken away.
-__device__ __forceinline__ float int_group(int acc, int code_sum) { return static_cast<float>(acc - 8 * code_sum); }
-
 // Weights are read once a step: past L1.
 __device__ __forceinline__ uint4 load_streaming(const uint4* address) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
   return v;
+}
+
+// Past L1, which may be stale beside a kernel that still runs.
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
 }
 
 // Programmatic dependent launch: what comes before in this kernel may overlap the previous kernel in the stream.

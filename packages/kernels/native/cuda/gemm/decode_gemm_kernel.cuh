@@ -7,6 +7,8 @@
 //
 // Columns of the MMA past `rows` hold leftovers of shared memory: a column only ever reaches its own output, which is not stored.
 #pragma once
+#include <type_traits>
+
 #include "gemm/gemm_mode.cuh"
 
 namespace qspec::cuda {
@@ -59,17 +61,22 @@ struct UnitSum {
   }
 };
 
-// Fills shared memory with this slice's activations of all rows.
-template <GemmMode mode>
-__device__ void fill_x(const GemmArgs& args, uint8_t* smem, int n8, int slice_tiles, int first_tile, int tiles) {
+// Fills shared memory with this slice's activations of all rows: asynchronous copies, all in flight at once; the caller synchronises.
+template <GemmMode mode, int n8>
+__device__ void fill_x(const GemmArgs& args, uint8_t* smem, int slice_tiles, int first_tile, int tiles) {
   const int vectors = tiles * 8;  // of 8 k
-  for (int i = threadIdx.x; i < args.rows * vectors; i += blockDim.x) {
-    const int row = i / vectors, v = i % vectors, lane = 4 * (row % 8) + v % 4;
-    const int place = (row / 8 * slice_tiles * 2 + v / 4) * 32 + lane, k = first_tile * kTileK + v * 8;
-    if constexpr (!is_int(mode)) {
-      reinterpret_cast<uint4*>(smem)[place] = k < args.w.k ? load_x_vector(args, row, k) : uint4{};
-    } else {  // k is a multiple of 32
-      reinterpret_cast<uint2*>(smem)[place] = k < args.w.k ? __ldcg(reinterpret_cast<const uint2*>(args.codes + static_cast<int64_t>(row) * args.w.k + k)) : uint2{};
+  for (int row = 0; row < args.rows; ++row) {
+    for (int v = threadIdx.x * (is_int(mode) ? 2 : 1); v < vectors; v += blockDim.x * (is_int(mode) ? 2 : 1)) {
+      const int place = (row / 8 * slice_tiles * 2 + v / 4) * 32 + 4 * (row % 8) + v % 4, k = first_tile * kTileK + v * 8;
+      if constexpr (!is_int(mode)) {
+        uint4* to = reinterpret_cast<uint4*>(smem) + place;
+        if (k + 8 <= args.w.k) copy_async_16(to, args.x + row * args.x_stride + k);
+        else *to = k < args.w.k ? load_x_vector(args, row, k) : uint4{};
+      } else {  // k is a multiple of 32; lanes t and t + 1 lie side by side
+        uint2* to = reinterpret_cast<uint2*>(smem) + place;
+        if (k < args.w.k) copy_async_16(to, args.codes + static_cast<int64_t>(row) * args.w.k + k);
+        else to[0] = to[1] = uint2{};
+      }
     }
   }
   if constexpr (is_int(mode)) {
@@ -77,15 +84,18 @@ __device__ void fill_x(const GemmArgs& args, uint8_t* smem, int n8, int slice_ti
     const int count = min(tiles * kTileK / args.w.group_size, groups - first), columns = 8 * n8;
     float* scales = reinterpret_cast<float*>(smem + n8 * slice_tiles * 512);
     int* sums = reinterpret_cast<int*>(scales + columns * (slice_tiles * kTileK / args.w.group_size + 1));
-    for (int i = threadIdx.x; i < args.rows * count; i += blockDim.x) {
-      const int row = i / count, q = i % count;
-      scales[q * columns + row] = __ldcg(args.x_scales + static_cast<int64_t>(row) * groups + first + q);
-      sums[q * columns + row] = __ldcg(args.x_sums + static_cast<int64_t>(row) * groups + first + q);
+    for (int row = 0; row < args.rows; ++row) {
+      for (int q = threadIdx.x; q < count; q += blockDim.x) {
+        scales[q * columns + row] = __ldcg(args.x_scales + static_cast<int64_t>(row) * groups + first + q);
+        sums[q * columns + row] = __ldcg(args.x_sums + static_cast<int64_t>(row) * groups + first + q);
+      }
     }
   }
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-template <GemmMode mode, int n8>
+// half_shift: log2 of the half tiles (32 k) in a group; a constant, so that the groups of a run are scheduled across each other.
+template <GemmMode mode, int n8, int half_shift>
 __global__ void __launch_bounds__(256, n8 == 1 ? 2 : 1) decode_gemm_kernel(const __grid_constant__ GemmArgs args) {
   constexpr int depth = decode_depth<mode>(), vectors = vectors_per_tile(mode);
   const DeviceWeight& w = args.w;
@@ -98,7 +108,6 @@ __global__ void __launch_bounds__(256, n8 == 1 ? 2 : 1) decode_gemm_kernel(const
   const int first = slice_first + warp * kRunTiles;
   const int unit0 = blockIdx.x * args.units_per_block, units = min(args.units_per_block, w.n_tiles - unit0);
 
-  const int half_shift = w.group_size == 32 ? 0 : w.group_size == 64 ? 1 : 2;  // half tiles a group, log2
   const int groups = mode == GemmMode::kDense ? 0 : w.k / w.group_size;
   const int first_group = first * 2 >> half_shift;
 
@@ -123,7 +132,7 @@ __global__ void __launch_bounds__(256, n8 == 1 ? 2 : 1) decode_gemm_kernel(const
   wait_for_previous_kernel();
 
   extern __shared__ __align__(16) uint8_t smem[];
-  fill_x<mode>(args, smem, n8, slice_tiles, slice_first, slice_count);
+  fill_x<mode, n8>(args, smem, slice_tiles, slice_first, slice_count);
   const int x_bytes = decode_x_bytes(is_int(mode), n8, slice_tiles, is_int(mode) ? w.group_size : 32);
   float* partial = reinterpret_cast<float*>(smem + x_bytes);  // [2][warps][8·n8][kPartialStride]
   const int warps = blockDim.x / 32, runs = (slice_count + kRunTiles - 1) / kRunTiles;
@@ -135,51 +144,55 @@ __global__ void __launch_bounds__(256, n8 == 1 ? 2 : 1) decode_gemm_kernel(const
   const uint32_t radix2 = bf16_pair(static_cast<float>(w.radix));
   const int64_t padded = static_cast<int64_t>(w.n_tiles) * kTileN;
   UnitSum<mode, n8> sum;
-  for (int unit = 0; unit < units; ++unit) {
-    sum.clear();
+  // One row-tile. `whole`: this warp has all of a run's tiles (a constant again; only the last run of k is shorter).
+  auto multiply = [&](int unit, auto whole) {
 #pragma unroll
     for (int i = 0; i < kRunTiles; ++i) {
-      if (i >= count) break;
       const int slot = i % depth, tile = warp * kRunTiles + i;
+      if (decltype(whole)::value || i < count) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if constexpr (!is_int(mode)) {
-          uint32_t a0[4], a1[4];
-          a_fragment<mode>(slots[slot], 2 * half, radix2, a0);
-          a_fragment<mode>(slots[slot], 2 * half + 1, radix2, a1);
+        for (int half = 0; half < 2; ++half) {
+          if constexpr (!is_int(mode)) {
+            uint32_t a0[4], a1[4];
+            a_fragment<mode>(slots[slot], 2 * half, radix2, a0);
+            a_fragment<mode>(slots[slot], 2 * half + 1, radix2, a1);
 #pragma unroll
-          for (int c = 0; c < n8; ++c) {
-            const uint4 x = reinterpret_cast<const uint4*>(smem)[((c * slice_tiles + tile) * 2 + half) * 32 + lane];
-            mma_bf16(mode == GemmMode::kDense ? sum.total[c] : sum.group[c], a0, x.x, x.y);
-            mma_bf16(mode == GemmMode::kDense ? sum.total[c] : sum.group[c], a1, x.z, x.w);
+            for (int c = 0; c < n8; ++c) {
+              const uint4 x = reinterpret_cast<const uint4*>(smem)[((c * slice_tiles + tile) * 2 + half) * 32 + lane];
+              mma_bf16(mode == GemmMode::kDense ? sum.total[c] : sum.group[c], a0, x.x, x.y);
+              mma_bf16(mode == GemmMode::kDense ? sum.total[c] : sum.group[c], a1, x.z, x.w);
+            }
+          } else {
+            const uint32_t h0 = word_of(slots[slot][0], 2 * half), h1 = word_of(slots[slot][0], 2 * half + 1);
+            [[maybe_unused]] const uint32_t l0 = has_lo(mode) ? word_of(slots[slot][vectors - 1], 2 * half) : 0;
+            [[maybe_unused]] const uint32_t l1 = has_lo(mode) ? word_of(slots[slot][vectors - 1], 2 * half + 1) : 0;
+            constexpr uint32_t mask = 0x0f0f0f0fu;
+#pragma unroll
+            for (int c = 0; c < n8; ++c) {
+              const uint2 x = reinterpret_cast<const uint2*>(smem)[((c * slice_tiles + tile) * 2 + half) * 32 + lane];
+              mma_u8s8(sum.hi[c], h0 & mask, h0 >> 4 & mask, h1 & mask, h1 >> 4 & mask, x.x, x.y);
+              if constexpr (has_lo(mode)) mma_u8s8(sum.lo[c], l0 & mask, l0 >> 4 & mask, l1 & mask, l1 >> 4 & mask, x.x, x.y);
+            }
           }
-        } else {
-          const uint32_t h0 = word_of(slots[slot][0], 2 * half), h1 = word_of(slots[slot][0], 2 * half + 1);
-          const uint32_t l0 = has_lo(mode) ? word_of(slots[slot][vectors - 1], 2 * half) : 0;
-          const uint32_t l1 = has_lo(mode) ? word_of(slots[slot][vectors - 1], 2 * half + 1) : 0;
-          constexpr uint32_t mask = 0x0f0f0f0fu;
-#pragma unroll
-          for (int c = 0; c < n8; ++c) {
-            const uint2 x = reinterpret_cast<const uint2*>(smem)[((c * slice_tiles + tile) * 2 + half) * 32 + lane];
-            mma_u8s8(sum.hi[c], h0 & mask, h0 >> 4 & mask, h1 & mask, h1 >> 4 & mask, x.x, x.y);
-            if constexpr (has_lo(mode)) mma_u8s8(sum.lo[c], l0 & mask, l0 >> 4 & mask, l1 & mask, l1 >> 4 & mask, x.x, x.y);
-          }
-        }
-        if constexpr (mode != GemmMode::kDense) {
-          const int halves = 2 * i + half + 1;
-          if ((halves & ((1 << half_shift) - 1)) == 0) {
-            const int q = (tile * 2 + half) >> half_shift;
-            sum.flush(half_shift == 0 && half == 1 ? scales[slot][1] : scales[slot][0], x_scales + q * 8 * n8, x_sums + q * 8 * n8, t, w.radix);
+          if constexpr (mode != GemmMode::kDense) {
+            const int q = (tile * 2 + half) >> half_shift;  // of the slice; k = 32 mod 64 ends before the tile does
+            if (((2 * i + half + 1) & ((1 << half_shift) - 1)) == 0 && (half_shift > 0 || slice_first * 2 + q < groups))
+              sum.flush(scales[slot][half_shift == 0 ? half : 0], x_scales + q * 8 * n8, x_sums + q * 8 * n8, t, w.radix);
           }
         }
       }
       const int next = i + depth;
       if (next < kRunTiles) {
-        if (next < count) load(slot, unit, next);
-      } else if (unit + 1 < units && next - kRunTiles < count) {
+        if (decltype(whole)::value || next < count) load(slot, unit, next);
+      } else if (unit + 1 < units && (decltype(whole)::value || next - kRunTiles < count)) {
         load(slot, unit + 1, next - kRunTiles);
       }
     }
+  };
+  for (int unit = 0; unit < units; ++unit) {
+    sum.clear();
+    if (count == kRunTiles) multiply(unit, std::true_type{});
+    else multiply(unit, std::false_type{});
     float* slabs = partial + (unit & 1) * warps * slab;
 #pragma unroll
     for (int c = 0; c < n8; ++c)

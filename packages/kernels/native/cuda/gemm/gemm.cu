@@ -64,7 +64,10 @@ Status launch_decode(GemmArgs args, cudaStream_t stream, const LaunchOptions& op
   const size_t bytes = decode_x_bytes(is_int(mode), n8, plan.slice_runs * kRunTiles, is_int(mode) ? args.w.group_size : 32) + decode_partial_bytes(n8, warps);
   args.units_per_block = options.units_per_block > 0 ? options.units_per_block : choose_units(args.w.n_tiles, plan.slices, n8 == 1 ? 2 : 1);
   const dim3 grid((args.w.n_tiles + args.units_per_block - 1) / args.units_per_block, plan.slices);
-  return launch(decode_gemm_kernel<mode, n8>, grid, warps * 32, bytes, stream, options.dependent, "decode_gemm", args);
+  const auto kernel = mode == GemmMode::kDense || args.w.group_size == 128 ? decode_gemm_kernel<mode, n8, 2>
+                      : args.w.group_size == 64                            ? decode_gemm_kernel<mode, n8, mode == GemmMode::kDense ? 2 : 1>
+                                                                           : decode_gemm_kernel<mode, n8, mode == GemmMode::kDense ? 2 : 0>;
+  return launch(kernel, grid, warps * 32, bytes, stream, options.dependent, "decode_gemm", args);
 }
 
 template <GemmMode mode, int n8, int warps_n>

@@ -24,11 +24,6 @@ constexpr int wide_shared_bytes() {
   return wide_x_bytes<n8, warps_n>() + (8 / warps_n + 1) * n8 * 8 * (warps_n * 32 + 4) * 4;
 }
 
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
-}
-
 template <GemmMode mode, int n8, int warps_n>
 __global__ void __launch_bounds__(256, 1) wide_gemm_kernel(const __grid_constant__ GemmArgs args) {
   constexpr int depth = wide_depth<mode>(), vectors = vectors_per_tile(mode), warps_k = 8 / warps_n;
@@ -81,9 +76,10 @@ __global__ void __launch_bounds__(256, 1) wide_gemm_kernel(const __grid_constant
   auto fill = [&](int it) {
     if (it < iterations) {
       uint4* stage = x_stages + (it % kWideStages) * warps_k * n8 * 64;
-      for (int i = threadIdx.x; i < warps_k * rows * 8; i += 256) {
-        const int kw = i / (rows * 8), row = i / 8 % rows, v = i % 8, tile = tile_of(it, kw);
-        if (tile >= slice_count) continue;
+#pragma unroll
+      for (int j = 0; j < warps_k * n8 / 4; ++j) {
+        const int i = threadIdx.x + 256 * j, kw = i / (n8 * 64), row = i / 8 % (n8 * 8), v = i % 8, tile = tile_of(it, kw);
+        if (tile >= slice_count || row >= rows) continue;
         const int k = (slice_first + tile) * kTileK + v * 8;
         uint4* place = stage + ((kw * n8 + row / 8) * 2 + v / 4) * 32 + 4 * (row % 8) + v % 4;
         if (k + 8 <= w.k) copy_async_16(place, args.x + (row0 + row) * args.x_stride + k);
