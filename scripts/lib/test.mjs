@@ -28,10 +28,12 @@ function staticChecks() {
   return { name: 'checks', passed: checks.length - failed, failed };
 }
 
-/** CTest executables: no Node inside. */
+/** CTest executables: no Node inside. Where nvcc is installed the CUDA kernels are compiled too; without a GPU their test is skipped. */
 function nativeTests() {
   heading('native tests (CTest)');
-  const built = run('node', ['packages/kernels/scripts/build-native.mjs', '--tests'], { allowFailure: true });
+  const built = run('node', ['packages/kernels/scripts/build-native.mjs', '--tests', '--cuda=auto'], {
+    allowFailure: true,
+  });
   if (built.status !== 0) return { name: 'native', passed: 0, failed: 1 };
   const report = join(cache, 'ctest.xml');
   rmSync(report, { force: true });

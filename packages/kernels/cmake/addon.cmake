@@ -6,14 +6,11 @@ set_target_properties(qspec_addon PROPERTIES PREFIX "" SUFFIX ".node" OUTPUT_NAM
                       LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/Release LIBRARY_OUTPUT_DIRECTORY_RELEASE ${CMAKE_BINARY_DIR}/Release)
 target_include_directories(qspec_addon SYSTEM PRIVATE ${QSPEC_NODE_INCLUDE})
 target_compile_definitions(qspec_addon PRIVATE NAPI_VERSION=8 NODE_ADDON_API_CPP_EXCEPTIONS_ALL NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
-                           QSPEC_BUILD_TYPE="$<CONFIG>" QSPEC_HAS_CUDA=$<BOOL:${QSPEC_HAS_CUDA}>)
+                           QSPEC_BUILD_TYPE="$<CONFIG>" QSPEC_HAS_CUDA=0) # until there is a CUDA session to link
 target_link_libraries(qspec_addon PRIVATE qspec_cpu ${CMAKE_JS_LIB})
 qspec_set_warnings(qspec_addon)
 if(APPLE)
   target_link_options(qspec_addon PRIVATE -undefined dynamic_lookup) # Node itself has the napi_… symbols
 elseif(NOT MSVC)
   target_link_options(qspec_addon PRIVATE -Wl,--exclude-libs,ALL)
-endif()
-if(QSPEC_HAS_CUDA)
-  target_link_libraries(qspec_addon PRIVATE qspec_cuda)
 endif()

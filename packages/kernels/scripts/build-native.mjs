@@ -1,6 +1,7 @@
 // Builds build/Release/qspec.node (Release, incremental), and with --tests the CTest executables in the same tree.
 // Downloads nothing: the headers come from the npm packages node-api-headers and node-addon-api.
-//   node scripts/build-native.mjs [--tests] [--bench] [--cuda=auto|on|off] [--verbose]
+//   node scripts/build-native.mjs [--tests] [--bench] [--cuda=off|auto|on] [--verbose]
+// CUDA kernels are off by default: the addon has no CUDA session yet, so they serve the native tests and benches alone.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -24,8 +25,18 @@ function main() {
   configure();
   cmake(['--build', build, '--config', 'Release', '--parallel', String(availableParallelism())]);
   if (flags.includes('--tests')) {
-    const target = ['--target', 'qspec_tests'];
-    cmake(['--build', build, '--config', 'Release', '--parallel', String(availableParallelism()), ...target]);
+    for (const target of ['qspec_tests', ...(hasCuda() ? ['test_cuda_ops'] : [])]) {
+      cmake([
+        '--build',
+        build,
+        '--config',
+        'Release',
+        '--parallel',
+        String(availableParallelism()),
+        '--target',
+        target,
+      ]);
+    }
   }
   const addon = join(build, 'Release', 'qspec.node');
   if (!existsSync(addon)) fail(`Expected the build to leave ${addon} but it did not: run again with --verbose.`);
@@ -63,13 +74,23 @@ function dropForeignCache() {
 function configure() {
   const nodeApi = dirname(require.resolve('node-api-headers/include/node_api.h'));
   const addonApi = dirname(require.resolve('node-addon-api/package.json'));
-  const cuda = flags.find((flag) => flag.startsWith('--cuda='))?.slice('--cuda='.length) ?? 'auto';
+  const cuda = flags.find((flag) => flag.startsWith('--cuda='))?.slice('--cuda='.length) ?? 'off';
   cmake([
     ...['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release'],
     `-DQSPEC_NODE_INCLUDE=${nodeApi};${addonApi}`,
     `-DQSPEC_CUDA=${cuda.toUpperCase()}`,
     `-DQSPEC_BENCH=${flags.includes('--bench') ? 'ON' : 'OFF'}`,
   ]);
+}
+
+/** Did the configuration find nvcc, having been asked to look? */
+function hasCuda() {
+  const cache = readFileSync(join(build, 'CMakeCache.txt'), 'utf8');
+  return (
+    !flags.includes('--cuda=off') &&
+    flags.some((flag) => flag.startsWith('--cuda=')) &&
+    /^CMAKE_CUDA_COMPILER:\w+=\/.+$/m.test(cache)
+  );
 }
 
 /** Quiet when all is well, everything when it is not. */
