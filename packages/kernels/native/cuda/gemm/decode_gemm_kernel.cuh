@@ -61,21 +61,36 @@ struct UnitSum {
   }
 };
 
-// Fills shared memory with this slice's activations of all rows: asynchronous copies, all in flight at once; the caller synchronises.
+// Fills shared memory with this slice's activations of all rows; the caller synchronises. Four neighbouring threads copy half a tile (32 k) of
+// a row, the next four the same of the next row (shared memory is then written without gaps), kBatch pieces in flight a thread. Blocks
+// begin at different pieces, so that they don't all ask L2 for the same line at once.
 template <GemmMode mode, int n8>
 __device__ void fill_x(const GemmArgs& args, uint8_t* smem, int slice_tiles, int first_tile, int tiles) {
-  const int vectors = tiles * 8;  // of 8 k
-  for (int row = 0; row < args.rows; ++row) {
-    for (int v = threadIdx.x * (is_int(mode) ? 2 : 1); v < vectors; v += blockDim.x * (is_int(mode) ? 2 : 1)) {
-      const int place = (row / 8 * slice_tiles * 2 + v / 4) * 32 + 4 * (row % 8) + v % 4, k = first_tile * kTileK + v * 8;
-      if constexpr (!is_int(mode)) {
-        uint4* to = reinterpret_cast<uint4*>(smem) + place;
-        if (k + 8 <= args.w.k) copy_async_16(to, args.x + row * args.x_stride + k);
-        else *to = k < args.w.k ? load_x_vector(args, row, k) : uint4{};
-      } else {  // k is a multiple of 32; lanes t and t + 1 lie side by side
-        uint2* to = reinterpret_cast<uint2*>(smem) + place;
-        if (k < args.w.k) copy_async_16(to, args.codes + static_cast<int64_t>(row) * args.w.k + k);
-        else to[0] = to[1] = uint2{};
+  using Vector = std::conditional_t<is_int(mode), uint2, uint4>;  // of 8 k
+  constexpr int kBatch = 4;
+  const int row_bits = args.rows > 4 ? 3 : args.rows > 2 ? 2 : args.rows > 1 ? 1 : 0;
+  const int halves = tiles * 2, items = halves << (2 + row_bits), turn = blockIdx.x * 5 % halves;
+#pragma unroll
+  for (int c = 0; c < n8; ++c) {
+    for (int base = threadIdx.x; base < items; base += kBatch * blockDim.x) {
+      Vector values[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = base + j * blockDim.x, row = 8 * c + (i >> 2 & ((1 << row_bits) - 1));
+        int half = (i >> (2 + row_bits)) + turn;
+        if (half >= halves) half -= halves;
+        const int k = first_tile * kTileK + half * 32 + 8 * (i & 3);
+        values[j] = Vector{};
+        if (i >= items || row >= args.rows || k >= args.w.k) continue;
+        if constexpr (is_int(mode)) values[j] = __ldcg(reinterpret_cast<const uint2*>(args.codes + static_cast<int64_t>(row) * args.w.k + k));
+        else values[j] = load_x_vector(args, row, k);
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = base + j * blockDim.x, row = i >> 2 & ((1 << row_bits) - 1);
+        int half = (i >> (2 + row_bits)) + turn;
+        if (half >= halves) half -= halves;
+        if (i < items) reinterpret_cast<Vector*>(smem)[(c * slice_tiles * 2 + half) * 32 + 4 * row + (i & 3)] = values[j];
       }
     }
   }
@@ -91,7 +106,6 @@ __device__ void fill_x(const GemmArgs& args, uint8_t* smem, int slice_tiles, int
       }
     }
   }
-  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // half_shift: log2 of the half tiles (32 k) in a group; a constant, so that the groups of a run are scheduled across each other.
