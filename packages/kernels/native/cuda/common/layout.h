@@ -22,6 +22,8 @@
 // Dense bf16: tile 16 x 16 = 512 bytes, lane's 16 bytes are a0..a3 with the same k order: step s of tile-of-64 is sub-tile s.
 // n is padded to 16 and k to 64 with zero weights; activations past k are taken as zero.
 #pragma once
+#include <vector_types.h>
+
 #include <cstdint>
 
 #include "qspec/formats.h"

@@ -4,9 +4,11 @@
 #include <memory>
 #include <vector>
 
+#include "attention/cache_ops.h"
 #include "common/device.h"
 #include "common/device_weight.h"
 #include "gemm/gemm.h"
+#include "paged_cache.h"
 #include "random_weight.h"
 #include "reference/common.h"
 #include "row_buffers.h"
@@ -279,6 +281,134 @@ QSPEC_TEST(row_ops_match_the_reference) {
         QSPEC_EXPECT_SAME(sink_difference(actual.host, expected, tolerance), "rms_norm " + context);
         const std::vector<float> after = to_host<float>(d_input, rows * width);
         QSPEC_EXPECT_BITS(after.data(), residual.data(), residual.size(), "residual " + context);
+      }
+    }
+  }
+}
+
+QSPEC_TEST(embedding_reads_the_resident_layout) {
+  for (const WeightSpec& spec : all_specs()) {
+    const RandomWeight weight(spec, 37, 192 * 2, 3);
+    std::unique_ptr<ResidentDeviceWeight> resident;
+    EXPECT_OK(ResidentDeviceWeight::create({weight.source()}, &resident));
+    const std::vector<int32_t> tokens = {0, 36, 7, 8, 15, 16};
+    const DeviceBuffer d_tokens = to_device(tokens);
+    DeviceBuffer output = to_device(std::vector<float>(6 * 384, kPoison));
+    EXPECT_OK(launch_embedding(resident->view(), d_tokens.as<int32_t>(), output.as<float>(), 6, nullptr));
+    std::vector<double> truth;
+    for (int32_t token : tokens)
+      for (int k = 0; k < 384; ++k) truth.push_back(weight.value(Plane::kFull, token, k));
+    QSPEC_EXPECT_CLOSE(to_host<float>(output, 6 * 384).data(), truth.data(), truth.size(), (Tolerance{1e-9, 1e-6, 1e-9}), spec.name());
+  }
+}
+
+// A batch and its cache layer on the device.
+struct DeviceBatch {
+  std::vector<DeviceBuffer> memory;
+  BatchRows rows;
+  KvLayer layer;
+  template <typename T>
+  const T* put(const std::vector<T>& host) {
+    memory.push_back(to_device(host));
+    return memory.back().as<T>();
+  }
+  DeviceBatch(const BatchBuilder& batch, const PagedCache& cache) : rows(batch.view()), layer(cache.layer) {
+    rows.positions = put(batch.positions), rows.sequences = put(batch.sequences), rows.slots = put(batch.slots);
+    rows.page_offsets = put(batch.page_offsets), rows.page_ids = put(batch.page_ids);
+    if (rows.ancestor_starts) rows.ancestor_starts = put(batch.ancestor_starts), rows.ancestor_slots = put(batch.ancestor_slots);
+    void* data[2];
+    for (int i = 0; i < 2; ++i) {
+      data[i] = layer.format == KvFormat::kF32 ? (void*)put(cache.f32[i]) : layer.format == KvFormat::kBf16 ? (void*)put(cache.bf16[i]) : (void*)put(cache.int8[i]);
+    }
+    layer.k = data[0], layer.v = data[1];
+    layer.k_scales = const_cast<float*>(put(cache.scales[0])), layer.v_scales = const_cast<float*>(put(cache.scales[1]));
+  }
+};
+
+QSPEC_TEST(attention_matches_the_reference_on_scattered_pages) {
+  for (KvFormat format : {KvFormat::kF32, KvFormat::kBf16, KvFormat::kInt8}) {
+    for (int head_dim : {32, 64, 80, 128, 256}) {
+      for (int window : {0, 50}) {
+        Rng rng(head_dim);
+        PagedCache cache(format, 2, head_dim, 16, 64, rng);
+        BatchBuilder batch;
+        for (int64_t length : {1, 127, 128, 129, 300}) {
+          const int32_t sequence = batch.add_sequence(cache, length, [&](int64_t position) { return length * 1000 + position; });
+          batch.add_row(cache, sequence, length - 1);
+          if (length > 2) batch.add_row(cache, sequence, length - 2);
+        }
+        // A tree: positions from ancestor_starts on come from slots of their own (here: the page's, in another order of rows).
+        batch.max_ancestors = 3;
+        for (size_t r = 0; r < batch.positions.size(); ++r) {
+          const int start = std::max(0, batch.positions[r] - 2);
+          batch.ancestor_starts.push_back(start);
+          for (int i = 0; i < 3; ++i) batch.ancestor_slots.push_back(batch.slot(cache, batch.sequences[r], std::min(batch.positions[r], (start + i) ^ (r % 2 && start + i + 1 <= batch.positions[r] && (start + i) % 2 == 0 ? 1 : 0))));
+        }
+        const int64_t rows = batch.view().rows, width = 6 * head_dim, stride = width + 4 * head_dim;
+        const std::vector<float> qkv = rng.normals(rows * stride);
+        AttentionParams p = {};
+        p.qkv = qkv.data(), p.qkv_stride = stride, p.batch = batch.view(), p.cache = cache.layer, p.num_heads = 6;
+        p.scale = 1 / std::sqrt(static_cast<float>(head_dim)), p.sliding_window = window;
+        std::vector<float> truth(rows * width);
+        p.sink.values = truth.data();
+        reference::attention(p, {0, 1});
+        const DeviceBatch device(batch, cache);
+        const DeviceBuffer d_qkv = to_device(qkv);
+        DeviceBuffer output = to_device(std::vector<float>(rows * width, kPoison));
+        p.qkv = d_qkv.as<float>(), p.batch = device.rows, p.cache = device.layer;
+        EXPECT_OK(launch_attention(p, output.as<float>(), nullptr));
+        const std::vector<float> all = to_host<float>(output, rows * width);
+        QSPEC_EXPECT_CLOSE(all.data(), truth.data(), truth.size(), (Tolerance{2e-5, 2e-4, 1e-8}), text("%s head_dim %d window %d", format_name(format), head_dim, window));
+        p.batch.rows = 3;  // fewer neighbours: the same bits
+        EXPECT_OK(launch_attention(p, output.as<float>(), nullptr));
+        QSPEC_EXPECT_BITS(to_host<float>(output, 3 * width).data(), all.data(), 3 * width, "rows alone");
+      }
+    }
+  }
+}
+
+QSPEC_TEST(rope_kv_write_matches_the_reference) {
+  for (KvFormat format : {KvFormat::kF32, KvFormat::kBf16, KvFormat::kInt8}) {
+    for (bool has_norm : {false, true}) {
+      const int head_dim = 64, num_heads = 4, width = (num_heads + 4) * head_dim;
+      Rng rng(9);
+      PagedCache cache(format, 2, head_dim, 16, 300, rng);
+      BatchBuilder batch;
+      const int32_t sequence = batch.add_sequence(cache, 4000, [](int64_t position) { return position; });
+      for (int64_t position : {0, 1, 17, 3999}) batch.add_row(cache, sequence, position);
+      const std::vector<float> norm = rng.normals(head_dim);
+      std::vector<float> frequencies, qkv = rng.normals(4 * width);
+      for (int i = 0; i < head_dim / 2; ++i) frequencies.push_back(std::pow(10000.0f, -2.0f * i / head_dim));
+      DeviceBatch device(batch, cache);
+      const DeviceBuffer d_qkv = to_device(qkv), d_norm = to_device(norm), d_frequencies = to_device(frequencies);
+      RopeKvWriteParams p = {};
+      p.num_heads = num_heads, p.attention_factor = 1.1f, p.eps = 1e-6f;
+      RopeKvWriteParams d = p;
+      p.qkv = qkv.data(), p.batch = batch.view(), p.cache = cache.layer, p.inverse_frequencies = frequencies.data();
+      d.qkv = d_qkv.as<float>(), d.batch = device.rows, d.cache = device.layer, d.inverse_frequencies = d_frequencies.as<float>();
+      if (has_norm) p.q_norm = p.k_norm = norm.data(), d.q_norm = d.k_norm = d_norm.as<float>();
+      reference::rope_kv_write(p, {0, 1});
+      EXPECT_OK(launch_rope_kv_write(d, nullptr));
+      QSPEC_EXPECT_CLOSE(to_host<float>(d_qkv, qkv.size()).data(), qkv.data(), qkv.size(), (Tolerance{1e-5, 1e-5, 1e-8}), "qkv");
+      // The cache is read through attention-independent means: what each row's slot stands for.
+      for (int i = 0; i < 2; ++i) {
+        const size_t elements = cache.layer.num_slots * 2 * head_dim;
+        std::vector<float> scales(cache.layer.num_slots * 2), f32(elements);
+        std::vector<uint16_t> bf16(elements);
+        std::vector<int8_t> int8(elements);
+        KvLayer read = device.layer;
+        void* from = i ? read.v : read.k;
+        const size_t size = format == KvFormat::kF32 ? 4 : format == KvFormat::kBf16 ? 2 : 1;
+        void* to = format == KvFormat::kF32 ? (void*)f32.data() : format == KvFormat::kBf16 ? (void*)bf16.data() : (void*)int8.data();
+        QSPEC_EXPECT(cudaMemcpy(to, from, elements * size, cudaMemcpyDeviceToHost) == cudaSuccess);
+        if (size == 1) QSPEC_EXPECT(cudaMemcpy(scales.data(), i ? read.v_scales : read.k_scales, scales.size() * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+        for (int32_t slot : batch.slots)
+          for (int head = 0; head < 2; ++head)
+            for (int e = 0; e < head_dim; ++e) {
+              const double expected = reference::kv_at(cache.layer, i ? cache.layer.v : cache.layer.k, i ? cache.layer.v_scales : cache.layer.k_scales, slot, head, e);
+              const double actual = reference::kv_at(cache.layer, to, scales.data(), slot, head, e);
+              QSPEC_EXPECT(std::fabs(actual - expected) <= (size == 1 ? 0.06 : size == 2 ? 0.01 * std::fabs(expected) + 1e-5 : 1e-5 + 1e-5 * std::fabs(expected)));
+            }
       }
     }
   }
