@@ -4,9 +4,11 @@ import { cp, mkdtemp, readdir, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { describeNative } from '@qspec/kernels';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 const MAIN = fileURLToPath(new URL('../dist/main.js', import.meta.url));
+const { cuda } = describeNative();
 const TALLY = fileURLToPath(new URL('../../../models/tally-10m', import.meta.url));
 
 /** The command as a user runs it: built, in a process of its own. */
@@ -110,6 +112,8 @@ describe('qspec', () => {
     const { status, stdout } = qspec(['doctor']);
     expect(status).toBe(0);
     expect(stdout).toMatch(/ok +native addon/);
+    expect(stdout).toMatch(/cuda kernels: (built in|not in this build \(.+\): .+ `npm run build:native`)/);
+    if (cuda.isBuilt) expect(stdout).toContain(`cuda device: ${cuda.name ?? cuda.problem}`);
   });
 
   it('shows help and refuses what it does not know', () => {
@@ -147,12 +151,22 @@ describe('bad input', () => {
       /`hadamardBlock`.*384/,
     ],
     ['an artifact that is there already', () => qspec(['quantize', TALLY, artifact]), 2, /overwrite/],
-    ['cuda without cuda', () => generate(artifact, '--device', 'cuda'), 1, /CUDA/],
+    [
+      'a cache of another device',
+      () => generate(artifact, '--device', 'cpu', '--kv', 'int8-nested'),
+      1,
+      /`kvFormat`.*cpu/,
+    ],
   ])('%s', (_, call, status, message) => {
     const result = call();
     expect(result.stderr).toMatch(message);
     expect(result.status).toBe(status);
     expect(existsSync(join(folder, 'x'))).toBe(false);
+  });
+
+  it.skipIf(cuda.isUsable)('cuda without cuda', () => {
+    const { status, stderr } = generate(artifact, '--device', 'cuda');
+    expect([status, stderr]).toEqual([1, expect.stringMatching(/^DeviceError: .*(install|CPU backend)/)]);
   });
 
   it('a truncated shard, an unknown architecture, one flipped byte: named, nothing lost', async () => {

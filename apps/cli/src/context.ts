@@ -22,6 +22,8 @@ export interface CliContext {
   printJson(value: unknown): void;
   /** Progress and remarks. */
   note(text: string): void;
+  /** A remark that is enough to make once, however many models a command loads. */
+  noteOnce(text: string): void;
   progress(): ProgressBar;
   exitCode: number;
 }
@@ -29,6 +31,8 @@ export interface CliContext {
 export function createContext(config: CliConfig, streams: Pick<CliContext, 'stdin' | 'stdout' | 'stderr'>): CliContext {
   const interrupt = new AbortController();
   setMaxListeners(0, interrupt.signal); // one listener a request, hundreds at once
+  const said = new Set<string>();
+  const note = (text: string) => void streams.stderr.write(`${text}\n`);
   return {
     ...streams,
     config,
@@ -37,7 +41,11 @@ export function createContext(config: CliConfig, streams: Pick<CliContext, 'stdi
     onInterrupt: undefined,
     print: (text) => void streams.stdout.write(`${text}\n`),
     printJson: (value) => void streams.stdout.write(`${JSON.stringify(value, jsonReplacer, 2)}\n`),
-    note: (text) => void streams.stderr.write(`${text}\n`),
+    note,
+    noteOnce: (text) => {
+      if (!said.has(text)) note(text);
+      said.add(text);
+    },
     progress: () => new ProgressBar(streams.stderr, config.isInteractive),
     exitCode: 0,
   };

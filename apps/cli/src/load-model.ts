@@ -1,6 +1,7 @@
 import { LLM, type LlmOptions, Model } from '@qspec/engine';
 import { createBackend, type NativeKernelBackend } from '@qspec/kernels';
 import type { CliContext } from './context.js';
+import { isGpuExpected } from './gpu-expectation.js';
 import { backendOptions, llmOptions, type ModelOptions } from './options.js';
 
 /** A model on a device that the CLI chose, and LLMs over it; closing it frees everything in order. */
@@ -10,6 +11,7 @@ export class LoadedModel implements AsyncDisposable {
   constructor(
     readonly model: Model,
     readonly backend: NativeKernelBackend,
+    /** Why this backend; empty when that was said already. */
     readonly selection: string,
   ) {}
 
@@ -27,13 +29,16 @@ export class LoadedModel implements AsyncDisposable {
   }
 }
 
-/** Loads with a progress bar on stderr. */
+/** Loads with a progress bar on stderr; first says so when `auto` did not take the GPU that the user may be waiting for. */
 export async function loadModel(
   path: string,
   options: Pick<ModelOptions, 'device' | 'threads'>,
   context: CliContext,
 ): Promise<LoadedModel> {
-  const { backend, selection } = await createBackend(backendOptions(options));
+  const selected = await createBackend(backendOptions(options));
+  const { backend, selection } = selected;
+  const isNoted = isGpuExpected(options.device, selected);
+  if (isNoted) context.noteOnce(context.colors.yellow(selection));
   const bar = context.progress();
   try {
     const model = await Model.load(path, {
@@ -42,7 +47,7 @@ export async function loadModel(
       onProgress: ({ numLoaded, numTotal, name }) => bar.update(numLoaded, numTotal, `loading ${name}`),
     });
     bar.finish();
-    return new LoadedModel(model, backend, selection);
+    return new LoadedModel(model, backend, isNoted ? '' : selection);
   } catch (error) {
     bar.finish();
     backend.dispose();
@@ -63,7 +68,7 @@ export async function loadLlm(
     const { target, draft, gamma } = llm.stats();
     context.note(
       context.colors.dim(
-        `${loaded.backend.device.description}; ${loaded.selection} target ${target}, ${draft ? `draft ${draft}, γ ${gamma}` : 'no draft'}`,
+        `${loaded.backend.device.description}; ${loaded.selection && `${loaded.selection} `}target ${target}, ${draft ? `draft ${draft}, γ ${gamma}` : 'no draft'}`,
       ),
     );
     return { loaded, llm };

@@ -11,7 +11,7 @@ export interface ModelOptions {
   draftGranularity: 'token' | 'group';
   gamma?: number;
   context?: number;
-  kv: 'bf16' | 'f32' | 'int8';
+  kv: 'bf16' | 'f32' | 'int8' | 'int8-nested';
 }
 
 /** Options of every command that samples. */
@@ -31,9 +31,14 @@ export interface SamplingOptions {
 export function addModelOptions(command: Command): Command {
   return command
     .addOption(
-      new Option('--device <name>', 'where to compute').choices(['auto', 'cpu', 'cuda', 'reference']).default('auto'),
+      new Option(
+        '--device <name>',
+        'where to compute (auto: an NVIDIA GPU where build and machine have one, else the CPU)',
+      )
+        .choices(['auto', 'cpu', 'cuda', 'reference'])
+        .default('auto'),
     )
-    .option('--threads <n>', 'worker threads (default: physical cores)', number)
+    .option('--threads <n>', 'worker threads of the CPU (default: physical cores)', number)
     .addOption(
       new Option('--target <mode>', 'arithmetic that decides the text (default: what the weights are)').choices([
         'w16a16',
@@ -55,7 +60,11 @@ export function addModelOptions(command: Command): Command {
     )
     .option('--gamma <n>', 'tokens drafted a round; 0 = plain decoding', number)
     .option('--context <tokens>', 'longest context (default: the model’s, as memory allows)', number)
-    .addOption(new Option('--kv <format>', 'KV cache format').choices(['bf16', 'f32', 'int8']).default('bf16'));
+    .addOption(
+      new Option('--kv <format>', 'KV cache format (f32: CPU only, int8-nested: CUDA only)')
+        .choices(['bf16', 'f32', 'int8', 'int8-nested'])
+        .default('bf16'),
+    );
 }
 
 export function addSamplingOptions(command: Command, maxTokens: number): Command {

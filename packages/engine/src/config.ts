@@ -28,11 +28,14 @@ export interface LlmOptions {
   maxBatchedTokens?: number;
   /** Most requests that run at once; more wait. Default 16. */
   maxRunning?: number;
-  /** Default `bf16`. */
+  /** Default `bf16`. `f32` is the CPU's alone, `int8-nested` CUDA's. */
   kvFormat?: KvFormat;
   /** Tokens a KV page: 16 (default), 32 or 64. */
   pageSize?: number;
-  /** Size of the KV pool in tokens. Default: enough for `maxRunning` contexts, within 1 GiB (or one context) and half of the free memory. */
+  /**
+   * Size of the KV pool in tokens. Default: enough for `maxRunning` contexts within half of the memory that is free once the weights are
+   * there, and on the CPU within 1 GiB (or one context).
+   */
   kvCacheTokens?: number;
   /** Share the KV pages of equal prompt beginnings. Default true. */
   prefixCaching?: boolean;

@@ -6,6 +6,7 @@ import {
   KvCacheExhaustedError,
   OutOfMemoryError,
   RequestAbortedError,
+  UnsupportedFormatError,
 } from '@qspec/core';
 import { Tokenizer } from '@qspec/tokenizer';
 import { describe, expect, it } from 'vitest';
@@ -258,6 +259,14 @@ describe('LLM aborts and errors', () => {
     await expect(create({ pageSize: 17 })).rejects.toThrow(/`pageSize`/);
     await expect(create({ maxRunning: 8, maxBatchedTokens: 4 })).rejects.toThrow(/`maxBatchedTokens`/);
     await expect(create({ maxContext: 512, kvCacheTokens: 64 })).rejects.toThrow(OutOfMemoryError);
+  });
+
+  it('refuses a cache that the device has no kernels for', async () => {
+    const { model, backend } = await fakeModel({ name: 'cuda' });
+    await expect(LLM.create(model, { kvFormat: 'f32' })).rejects.toThrow(UnsupportedFormatError);
+    await using llm = await LLM.create(model, { kvFormat: 'int8-nested' });
+    expect(llm.maxContext).toBe(512);
+    expect(backend.sessions).toHaveLength(1);
   });
 
   it('lowers the context to what the pool holds, refuses what is longer and serves the rest', async () => {

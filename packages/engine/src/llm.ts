@@ -68,7 +68,7 @@ export class LLM implements AsyncDisposable {
     }
   }
 
-  /** Another way to run weights that are loaded already; the model stays the caller's. @throws ConfigError, OutOfMemoryError */
+  /** Another way to run weights that are loaded already; the model stays the caller's. @throws ConfigError, UnsupportedFormatError, OutOfMemoryError */
   static create(model: Model, options: LlmOptions = {}): Promise<LLM> {
     return LLM.build(model, options, false);
   }

@@ -29,6 +29,12 @@ describe('planMemory', () => {
     expect(planMemory({ ...huge, maxContext: 4_000_000 }).kv.numPages).toBe(250_001);
   });
 
+  it('takes what is wanted, within half of the free memory, where no default size is set', () => {
+    const huge = { ...base, maxContext: 400_000, maxRunning: 64, defaultKvBytes: Number.POSITIVE_INFINITY };
+    expect(planMemory({ ...huge, freeBytes: 2 ** 40 }).kv.numPages).toBe(64 * 25_001);
+    expect(planMemory({ ...huge, freeBytes: 2 ** 33 }).kvBytes).toBe(2 ** 32);
+  });
+
   it('takes at most half of the free memory', () => {
     expect(planMemory({ ...base, freeBytes: 1 * MIB }).kv.numPages).toBe(32);
   });

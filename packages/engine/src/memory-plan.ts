@@ -15,6 +15,8 @@ export interface MemoryRequest {
   readonly maxDraftLen: number;
   /** Bytes that may still be allocated. */
   readonly freeBytes: number;
+  /** A pool that nobody chose the size of doesn't grow beyond this, unless one sequence needs more. Default {@link KV_DEFAULT_BYTES}. */
+  readonly defaultKvBytes?: number;
   /** Size of the pool in tokens, where the caller wants to choose it. */
   readonly kvCacheTokens?: number | undefined;
 }
@@ -27,16 +29,16 @@ export interface MemoryPlan {
 
 /** Share of the free memory that the KV pool takes at most when nobody chose its size; the rest is for scratch and for others. */
 export const KV_MEMORY_SHARE = 0.5;
-/** A pool that nobody chose the size of doesn't grow beyond this, unless one sequence of `maxContext` tokens needs more. */
+/** What is enough for a machine that also does other things. */
 export const KV_DEFAULT_BYTES = 2 ** 30;
 
 /**
- * How many KV pages there are: as many as `maxRunning` sequences of `maxContext` tokens can use, within {@link KV_DEFAULT_BYTES} and a share
- * of the free memory; or `kvCacheTokens` exactly.
+ * How many KV pages there are: as many as `maxRunning` sequences of `maxContext` tokens can use, within `defaultKvBytes` and a share of the
+ * free memory; or `kvCacheTokens` exactly.
  * @throws OutOfMemoryError when not even one sequence of `maxContext` tokens fits.
  */
 export function planMemory(request: MemoryRequest): MemoryPlan {
-  const { pageSize, maxRunning, maxDraftLen, freeBytes } = request;
+  const { pageSize, maxRunning, maxDraftLen, freeBytes, defaultKvBytes = KV_DEFAULT_BYTES } = request;
   const { numLayers, numKvHeads, headDim } = request.config;
   const shape = { format: request.kvFormat, numLayers, numKvHeads, headDim };
   const pageBytes = kvBytesPerToken(shape) * pageSize;
@@ -45,7 +47,7 @@ export function planMemory(request: MemoryRequest): MemoryPlan {
   const affordable = Math.floor((freeBytes * (request.kvCacheTokens ? 1 : KV_MEMORY_SHARE)) / pageBytes);
   const wanted = request.kvCacheTokens
     ? pagesFor(request.kvCacheTokens)
-    : Math.min(maxRunning * pagesOfOne, Math.max(pagesOfOne, Math.floor(KV_DEFAULT_BYTES / pageBytes)));
+    : Math.min(maxRunning * pagesOfOne, Math.max(pagesOfOne, Math.floor(defaultKvBytes / pageBytes)));
   const numPages = request.kvCacheTokens ? wanted : Math.min(wanted, affordable);
   if (numPages > affordable || numPages < 1) throw tooLarge(request, Math.max(wanted, 1) * pageBytes);
   let { maxContext } = request;

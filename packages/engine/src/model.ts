@@ -9,7 +9,7 @@ import type { ResidentModel } from './resident-model.js';
 
 /** Where a model comes from and where its weights go. */
 export interface ModelOptions {
-  /** Default `auto`: the best that this machine has. */
+  /** Default `auto`: CUDA where this build and this machine have it, else the CPU. */
   device?: DeviceChoice;
   /** CPU threads. Default: physical cores. */
   numThreads?: number;

@@ -2,6 +2,7 @@ import type { KernelBackend, Session } from '@qspec/core';
 import { KvCacheManager } from '@qspec/kv-cache';
 import { Scheduler } from '@qspec/scheduler';
 import type { ResolvedLlmOptions } from './config.js';
+import { defaultKvBytes, expectKvFormat } from './device-limits.js';
 import { Engine } from './engine.js';
 import { type MemoryPlan, planMemory } from './memory-plan.js';
 import { recordProgram } from './program-builder.js';
@@ -21,12 +22,13 @@ export interface Pipeline {
 /** Logit rows that evaluation gets at least, however small the batch. */
 const MIN_LOGIT_ROWS = 64;
 
-/** @throws ConfigError, OutOfMemoryError */
+/** @throws ConfigError, UnsupportedFormatError, OutOfMemoryError */
 export async function createPipeline(
   backend: KernelBackend,
   model: ResidentModel,
   options: ResolvedLlmOptions,
 ): Promise<Pipeline> {
+  expectKvFormat(backend.name, options.kvFormat);
   const { draftGranularity: granularity, draftHead: headArithmetic, gamma, maxRunning, maxBatchedTokens } = options;
   const target = recordProgram(model, { mode: options.target, granularity, headArithmetic });
   const draft = options.draft && recordProgram(model, { mode: options.draft, granularity, headArithmetic });
@@ -39,6 +41,7 @@ export async function createPipeline(
     maxRunning,
     maxDraftLen: gamma + 1,
     freeBytes: backend.device.freeBytes,
+    defaultKvBytes: defaultKvBytes(backend.name),
     kvCacheTokens: options.kvCacheTokens,
   });
   const maxLogitRows = Math.min(maxBatchedTokens, Math.max(maxRunning * (gamma + 1), MIN_LOGIT_ROWS));

@@ -1,4 +1,5 @@
 import {
+  type BackendName,
   type ForwardBatch,
   type ForwardResult,
   InvariantError,
@@ -25,6 +26,8 @@ export interface FakeBackendOptions {
   /** Called before each round. */
   readonly onRound?: (batch: RoundBatch) => void | Promise<void>;
   readonly freeBytes?: number;
+  /** The kind of device it stands for. Default `reference`. */
+  readonly name?: BackendName;
 }
 
 /**
@@ -32,13 +35,14 @@ export interface FakeBackendOptions {
  * wrongly, overwritten or never filled changes the text or throws.
  */
 export class FakeBackend implements KernelBackend {
-  readonly name = 'reference';
+  readonly name: BackendName;
   readonly device;
   readonly residentBytes = 0;
   readonly sessions: FakeSession[] = [];
   isDisposed = false;
 
   constructor(readonly options: FakeBackendOptions = {}) {
+    this.name = options.name ?? 'reference';
     this.device = { description: 'fake', arch: 'fake', numThreads: 1, freeBytes: options.freeBytes ?? 2 ** 30 };
   }
 

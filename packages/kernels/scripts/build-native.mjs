@@ -1,7 +1,7 @@
 // Builds build/Release/qspec.node (Release, incremental), and with --tests the CTest executables in the same tree.
 // Downloads nothing: the headers come from the npm packages node-api-headers and node-addon-api.
 //   node scripts/build-native.mjs [--tests] [--bench] [--cuda=off|auto|on] [--verbose]
-// CUDA kernels are off by default: the addon has no CUDA session yet, so they serve the native tests and benches alone.
+// CUDA is part of the addon wherever nvcc is found (--cuda=auto, the default); `on` fails without it, `off` does not look.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -25,7 +25,7 @@ function main() {
   configure();
   cmake(['--build', build, '--config', 'Release', '--parallel', String(availableParallelism())]);
   if (flags.includes('--tests')) {
-    for (const target of ['qspec_tests', ...(hasCuda() ? ['test_cuda_ops'] : [])]) {
+    for (const target of ['qspec_tests', ...(hasCuda() ? ['test_cuda_session'] : [])]) {
       cmake([
         '--build',
         build,
@@ -74,7 +74,7 @@ function dropForeignCache() {
 function configure() {
   const nodeApi = dirname(require.resolve('node-api-headers/include/node_api.h'));
   const addonApi = dirname(require.resolve('node-addon-api/package.json'));
-  const cuda = flags.find((flag) => flag.startsWith('--cuda='))?.slice('--cuda='.length) ?? 'off';
+  const cuda = flags.find((flag) => flag.startsWith('--cuda='))?.slice('--cuda='.length) ?? 'auto';
   cmake([
     ...['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release'],
     `-DQSPEC_NODE_INCLUDE=${nodeApi};${addonApi}`,
@@ -83,14 +83,9 @@ function configure() {
   ]);
 }
 
-/** Did the configuration find nvcc, having been asked to look? */
+/** Did the configuration find a CUDA toolkit? */
 function hasCuda() {
-  const cache = readFileSync(join(build, 'CMakeCache.txt'), 'utf8');
-  return (
-    !flags.includes('--cuda=off') &&
-    flags.some((flag) => flag.startsWith('--cuda=')) &&
-    /^CMAKE_CUDA_COMPILER:\w+=\/.+$/m.test(cache)
-  );
+  return /^QSPEC_CUDA_FOUND:INTERNAL=ON$/m.test(readFileSync(join(build, 'CMakeCache.txt'), 'utf8'));
 }
 
 /** Quiet when all is well, everything when it is not. */

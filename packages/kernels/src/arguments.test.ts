@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { chainBatch, forwardAll } from '../testing/drive.js';
 import { openTinySession, randomTokens, randomWeight, TINY } from '../testing/tiny-model.js';
-import { createCpuBackend } from './backend.js';
+import { createCpuBackend } from './cpu-backend.js';
 import type { ProfilingSession } from './session.js';
 
 const backend = createCpuBackend({ numThreads: 2 });

@@ -1,43 +1,14 @@
-import { cpus } from 'node:os';
-import { ConfigError, DeviceError, expectInteger } from '@qspec/core';
+import { ConfigError, DeviceError, OutOfMemoryError } from '@qspec/core';
 import { loadAddon } from './binding.js';
-import { NativeBackend, type NativeKernelBackend } from './native-backend.js';
-import { guard } from './native-errors.js';
-import { CPU_ISAS, type NativeIsa } from './native-types.js';
-import { defaultNumThreads } from './physical-cores.js';
-
-export type CpuIsa = NativeIsa;
-
-export interface CpuBackendOptions {
-  /** Threads that share each op, the calling one included. Default: physical cores that this process may use. */
-  readonly numThreads?: number;
-  /** Kernels to use. Default: the best that this processor runs. */
-  readonly isa?: CpuIsa;
-}
-
-const MAX_THREADS = 1024;
-
-/**
- * The fast CPU backend.
- * @throws KernelLoadError when the addon is missing; ConfigError for bad options; DeviceError when the processor lacks `isa`.
- */
-export function createCpuBackend(options: CpuBackendOptions = {}): NativeKernelBackend {
-  return createNative('cpu', options);
-}
-
-/** The scalar backend in double precision: slow, easy to believe. For tests. Every thread count gives the same numbers. */
-export function createReferenceBackend(options: Pick<CpuBackendOptions, 'numThreads'> = {}): NativeKernelBackend {
-  return createNative('reference', options);
-}
-
-/** Instruction sets that {@link createCpuBackend} accepts on this machine, slowest first. @throws KernelLoadError */
-export function availableCpuIsas(): readonly CpuIsa[] {
-  return CPU_ISAS.slice(0, CPU_ISAS.indexOf(loadAddon().describe().isa) + 1);
-}
+import { type CpuBackendOptions, createCpuBackend, createReferenceBackend } from './cpu-backend.js';
+import { type CudaBackendOptions, createCudaBackend } from './cuda-backend.js';
+import type { NativeKernelBackend } from './native-backend.js';
+import type { NativeDescription } from './native-types.js';
 
 export type DeviceChoice = 'auto' | 'cpu' | 'reference' | 'cuda';
 
-export interface BackendOptions extends CpuBackendOptions {
+/** Options of the devices that are not chosen are ignored. */
+export interface BackendOptions extends CpuBackendOptions, CudaBackendOptions {
   /** Default `auto`. */
   readonly device?: DeviceChoice;
 }
@@ -49,18 +20,24 @@ export interface SelectedBackend {
 }
 
 /**
- * The backend for `device`; `auto` takes the best that this machine and this build have, and says why.
+ * The backend for `device`; `auto` takes CUDA where this build and this machine have it, else the CPU, and says why.
  * @throws DeviceError when `cuda` is asked for and is not there; ConfigError; KernelLoadError.
  */
 export async function createBackend(options: BackendOptions = {}): Promise<SelectedBackend> {
-  const { device = 'auto', ...cpuOptions } = options;
-  if (device === 'cpu') return { backend: createCpuBackend(cpuOptions), selection: 'cpu, as asked.' };
-  if (device === 'reference') {
-    return { backend: createReferenceBackend(cpuOptions), selection: 'reference, as asked.' };
-  }
-  if (device === 'cuda') throw new DeviceError(missingCuda());
-  if (device === 'auto') {
-    return { backend: createCpuBackend(cpuOptions), selection: 'cpu: this build has no CUDA kernels.' };
+  const { device = 'auto', ordinal, ...cpuOptions } = options;
+  const cudaOptions = ordinal === undefined ? {} : { ordinal };
+  switch (device) {
+    case 'auto':
+      return selectBackend(loadAddon().describe(), {
+        cuda: () => createCudaBackend(cudaOptions),
+        cpu: () => createCpuBackend(cpuOptions),
+      });
+    case 'cuda':
+      return { backend: await createCudaBackend(cudaOptions), selection: 'cuda, as asked.' };
+    case 'cpu':
+      return { backend: createCpuBackend(cpuOptions), selection: 'cpu, as asked.' };
+    case 'reference':
+      return { backend: createReferenceBackend(cpuOptions), selection: 'reference, as asked.' };
   }
   throw new ConfigError(`Expected \`device\` to be auto, cpu, reference or cuda but received ${String(device)}.`, {
     option: 'device',
@@ -68,34 +45,20 @@ export async function createBackend(options: BackendOptions = {}): Promise<Selec
   });
 }
 
-function missingCuda(): string {
-  return (
-    'Expected a CUDA backend for `device: "cuda"` but this build of @qspec/kernels has none: ' +
-    'it needs an NVIDIA GPU (sm_80 or newer), its driver, and nvcc when the addon is built. Use `device: "cpu"` or `"auto"` meanwhile.'
-  );
-}
-
-function createNative(kind: 'cpu' | 'reference', options: CpuBackendOptions): NativeKernelBackend {
-  const addon = loadAddon();
-  const detected = addon.describe().isa;
-  const isa = options.isa ?? detected;
-  const numThreads = options.numThreads ?? defaultNumThreads();
-  expectInteger('numThreads', numThreads, 1, MAX_THREADS);
-  if (!CPU_ISAS.includes(isa)) {
-    throw new ConfigError(`Expected \`isa\` to be one of ${CPU_ISAS.join(', ')} but received ${String(isa)}.`, {
-      option: 'isa',
-      received: isa,
-    });
+/** `auto`, apart from the machine. A GPU that cannot be used is a reason for the CPU; a wrong option is still an error. */
+export async function selectBackend(
+  build: Pick<NativeDescription, 'isCudaBuilt' | 'cuda'>,
+  open: { readonly cuda: () => Promise<NativeKernelBackend>; readonly cpu: () => NativeKernelBackend },
+): Promise<SelectedBackend> {
+  if (!build.isCudaBuilt) {
+    return { backend: open.cpu(), selection: `cpu: this build has no CUDA kernels (${build.cuda.problem}).` };
   }
-  if (CPU_ISAS.indexOf(isa) > CPU_ISAS.indexOf(detected)) {
-    throw new DeviceError(`Expected a processor with ${isa} but this one has ${detected} at best: leave \`isa\` out.`, {
-      isa,
-      detected,
-    });
+  try {
+    const backend = await open.cuda();
+    return { backend, selection: `cuda: ${backend.device.description}.` };
+  } catch (error) {
+    if (!(error instanceof DeviceError || error instanceof OutOfMemoryError)) throw error;
+    const problem = error.message.replace(/\.$/, '');
+    return { backend: open.cpu(), selection: `cpu: no usable CUDA device (${problem}).` };
   }
-  const handle = guard(() => addon.createBackend({ kind, isa, numThreads }));
-  const arch = kind === 'reference' ? 'scalar' : isa;
-  const processor = cpus()[0]?.model.trim() ?? process.arch;
-  const threads = numThreads === 1 ? '1 thread' : `${numThreads} threads`;
-  return new NativeBackend(kind, handle, { description: `${processor} (${arch}, ${threads})`, arch, numThreads });
 }

@@ -1,11 +1,13 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { DeviceError, KernelLoadError, QSpecError } from '@qspec/core';
 import { afterAll, describe, expect, it } from 'vitest';
-import { createBackend, createCpuBackend } from './backend.js';
-import { addonCandidates, loadAddonFrom } from './binding.js';
+import { createBackend } from './backend.js';
+import { addonCandidates, loadAddon, loadAddonFrom } from './binding.js';
+import { createCpuBackend, createReferenceBackend } from './cpu-backend.js';
+import { createCudaBackend } from './cuda-backend.js';
 import { describeNative } from './describe.js';
 import { cgroupCpuLimit, defaultNumThreads, physicalThreadsPerCore } from './physical-cores.js';
 
@@ -30,17 +32,55 @@ describe('finding the addon', () => {
     expect(report.defaultNumThreads).toBeGreaterThan(0);
   });
 
-  it('is refused politely by devices that are not there', async () => {
-    await expect(createBackend({ device: 'cuda' })).rejects.toThrow(DeviceError);
+  it('is refused politely where options are wrong', async () => {
     await expect(createBackend({ device: 'tpu' as never })).rejects.toThrow(/`device`/);
-    const { backend, selection } = await createBackend();
-    expect(backend.name).toBe('cpu');
-    expect(selection).toMatch(/^cpu: /);
-    backend.dispose();
     for (const numThreads of [0, -1, 1.5, Number.NaN, 1e9]) {
       expect(() => createCpuBackend({ numThreads })).toThrow(QSpecError);
     }
     expect(() => createCpuBackend({ isa: 'sse9' as never })).toThrow(/`isa`/);
+    for (const ordinal of [-1, 0.5, Number.NaN, 1e6]) {
+      await expect(createCudaBackend({ ordinal })).rejects.toThrow(/`ordinal`/);
+    }
+    expect(() => loadAddon().createBackend({ kind: 'tpu' } as never)).toThrow(/`kind` to be reference, cpu or cuda/);
+  });
+});
+
+describe('devices', () => {
+  const { cuda } = describeNative();
+
+  it('describe the processor, with what it may still allocate of the system’s memory', () => {
+    const backend = createReferenceBackend({ numThreads: 3 });
+    const { description, freeBytes, ...device } = backend.device;
+    expect(device).toEqual({ arch: 'scalar', numThreads: 3 });
+    expect(description).toMatch(/ \(scalar, 3 threads\)$/);
+    expect(freeBytes).toBeGreaterThan(0);
+    expect(freeBytes).toBeLessThanOrEqual(totalmem());
+    backend.dispose();
+    expect(backend.device.freeBytes).toBe(0);
+  });
+
+  it('are chosen by `auto`, which says why', async () => {
+    const { backend, selection } = await createBackend();
+    expect(backend.name).toBe(cuda.isUsable ? 'cuda' : 'cpu');
+    expect(selection).toMatch(
+      cuda.isUsable ? /^cuda: / : /^cpu: (this build has no CUDA|no usable CUDA device) .*\(.+\)\.$/,
+    );
+    backend.dispose();
+  });
+
+  it('report CUDA as a whole: usable, or what is missing', () => {
+    expect(cuda.isUsable).toBe(cuda.problem === undefined);
+    if (cuda.isUsable)
+      expect(cuda).toMatchObject({ isBuilt: true, computeCapability: expect.stringMatching(/^\d+\.\d$/) });
+    if (!cuda.isBuilt) expect(cuda.problem).toMatch(/was|were|has no/);
+  });
+
+  it.skipIf(cuda.isUsable)('refuse CUDA where there is none, with the remedy', async () => {
+    const asked = createBackend({ device: 'cuda' });
+    await expect(asked).rejects.toThrow(DeviceError);
+    await expect(asked).rejects.toThrow(
+      cuda.isBuilt ? /^(Expected|CUDA call).*\.$/ : /none \(.*\): install the CUDA toolkit/,
+    );
   });
 });
 

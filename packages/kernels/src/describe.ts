@@ -1,5 +1,5 @@
 import { addonCandidates, loadAddon } from './binding.js';
-import { NATIVE_ABI_VERSION, type NativeIsa } from './native-types.js';
+import { NATIVE_ABI_VERSION, type NativeCudaDescription, type NativeIsa } from './native-types.js';
 import { defaultNumThreads } from './physical-cores.js';
 
 /** What `qspec doctor` shows about the native side. */
@@ -14,10 +14,13 @@ export interface NativeReport {
   readonly defaultNumThreads: number;
   readonly compiler: string | undefined;
   readonly buildType: string | undefined;
-  readonly isCudaBuilt: boolean;
+  /** CUDA in this build and on this machine's first device. */
+  readonly cuda: NativeCudaDescription;
 }
 
-/** Never throws: a missing addon is part of the report. */
+const NO_CUDA: NativeCudaDescription = { isBuilt: false, isUsable: false, problem: 'the native addon is missing' };
+
+/** Never throws: a missing addon is part of the report. In a build with CUDA this asks the driver, which may take a moment the first time. */
 export function describeNative(): NativeReport {
   const common = {
     candidates: addonCandidates(),
@@ -26,10 +29,14 @@ export function describeNative(): NativeReport {
   };
   try {
     const addon = loadAddon();
-    const description = addon.describe();
-    return { ...common, isLoaded: true, problem: undefined, abiVersion: addon.abiVersion, ...description };
+    const { isa, compiler, buildType, cuda } = addon.describe();
+    return {
+      ...common,
+      ...{ isLoaded: true, problem: undefined, abiVersion: addon.abiVersion },
+      ...{ isa, compiler, buildType, cuda },
+    };
   } catch (error) {
     const missing = { abiVersion: undefined, isa: undefined, compiler: undefined, buildType: undefined };
-    return { ...common, ...missing, isLoaded: false, problem: (error as Error).message, isCudaBuilt: false };
+    return { ...common, ...missing, isLoaded: false, problem: (error as Error).message, cuda: NO_CUDA };
   }
 }

@@ -19,7 +19,7 @@ import { NativeSession, type ProfilingSession } from './session.js';
 /** A {@link KernelBackend} whose sessions can be profiled, and whose machine can be measured. */
 export interface NativeKernelBackend extends KernelBackend {
   createSession(options: SessionOptions): Promise<ProfilingSession>;
-  /** Bytes a second of large sequential reads by all threads, measured now over 256 MiB (well under a second). @throws OutOfMemoryError */
+  /** Bytes a second of large sequential reads by the whole device, measured now (well under a second). @throws OutOfMemoryError */
   measureReadBandwidth(): Promise<number>;
 }
 
@@ -40,7 +40,8 @@ export class NativeBackend implements NativeKernelBackend {
   }
 
   get device(): DeviceInfo {
-    return { ...this.#device, freeBytes: freemem() };
+    const { freeBytes } = this.#handle;
+    return { ...this.#device, freeBytes: freeBytes < 0 ? freemem() : freeBytes };
   }
 
   get residentBytes(): number {

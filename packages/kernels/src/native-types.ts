@@ -2,7 +2,7 @@
  * What the addon exports, exactly as C++ registers it (native/binding). Private to this package: handles never leave it.
  * Every method either returns, or throws/rejects with an Error whose `code` is a {@link NativeStatus}.
  */
-export const NATIVE_ABI_VERSION = 2;
+export const NATIVE_ABI_VERSION = 3;
 
 export type NativeStatus =
   | 'INVALID_ARGUMENT'
@@ -21,6 +21,8 @@ export interface NativeAddon {
     readonly isa: NativeIsa;
     readonly numThreads: number;
   }): NativeBackendHandle;
+  /** Off the JavaScript thread: making a device's context may take a second. */
+  createBackend(options: { readonly kind: 'cuda'; readonly deviceOrdinal: number }): Promise<NativeBackendHandle>;
 }
 
 /** In order of preference: each one runs wherever a later one does. */
@@ -33,6 +35,25 @@ export interface NativeDescription {
   readonly compiler: string;
   readonly buildType: string;
   readonly isCudaBuilt: boolean;
+  /** An accessor: in a build with CUDA, reading it asks the driver about device 0. Never throws. */
+  readonly cuda: NativeCudaDescription;
+}
+
+export interface NativeCudaDescription {
+  /** CUDA kernels are part of this build. */
+  readonly isBuilt: boolean;
+  /** They are, and there is a driver and a device that runs them. */
+  readonly isUsable: boolean;
+  /** Why it is not usable. Not built: words that finish "this build has no CUDA kernels (…)"; else a sentence with the remedy. */
+  readonly problem?: string;
+  readonly name?: string;
+  /** `9.0` */
+  readonly computeCapability?: string;
+  readonly memoryBytes?: number;
+  /** Newest CUDA that the driver runs, e.g. `12.8`. */
+  readonly driverVersion?: string;
+  /** CUDA that this build was made with. */
+  readonly runtimeVersion?: string;
 }
 
 export interface NativeWeightPart {
@@ -55,7 +76,10 @@ export interface NativeBackendHandle {
   createVector(values: Float32Array): number;
   createSession(spec: NativeSessionSpec): Promise<NativeSessionHandle>;
   measureReadBandwidth(): Promise<number>;
+  describe(): { readonly description: string; readonly arch: string; readonly numThreads: number };
   readonly residentBytes: number;
+  /** -1: it uses the system's memory, ask the system. */
+  readonly freeBytes: number;
   dispose(): void;
 }
 

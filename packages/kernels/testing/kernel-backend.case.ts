@@ -1,5 +1,14 @@
-import { ConfigError, DisposedError, InvariantError, type KernelBackend, type Session } from '@qspec/core';
+import {
+  ConfigError,
+  DisposedError,
+  InvariantError,
+  type KernelBackend,
+  type KvFormat,
+  type Session,
+  UnsupportedFormatError,
+} from '@qspec/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BackendTraits } from './backend-traits.js';
 import { chainBatch, forwardAll, generate, newSequence, roundOf } from './drive.js';
 import { openTinySession, randomTokens, randomWeight, TINY, type TinyFormat } from './tiny-model.js';
 
@@ -17,14 +26,20 @@ const SAMPLERS = {
   },
 } as const;
 
-/** What every implementation of {@link KernelBackend} must do; logits are compared with `expected`, the reference's. */
-export function describeKernelBackend(name: string, create: () => KernelBackend, expected: () => KernelBackend): void {
+type Create = () => KernelBackend | Promise<KernelBackend>;
+
+/**
+ * What every implementation of {@link KernelBackend} must do, exactly whatever its precision; logits are compared with `expected`, the
+ * reference's, as closely as `traits` say.
+ */
+export function describeKernelBackend(name: string, create: Create, expected: Create, traits: BackendTraits): void {
+  const [kvFormat, ...otherKvFormats] = traits.kvFormats;
   describe(`${name}: the backend contract`, () => {
     let backend: KernelBackend;
     let session: Session;
     beforeAll(async () => {
-      backend = create();
-      session = await openTinySession(backend);
+      backend = await create();
+      session = await openTinySession(backend, { kvFormat });
     });
     afterAll(() => {
       session.dispose();
@@ -33,7 +48,7 @@ export function describeKernelBackend(name: string, create: () => KernelBackend,
 
     for (const format of ['dense', 'int4', 'nested8'] as const satisfies TinyFormat[]) {
       it(`gives the reference's logits (${format})`, async () => {
-        await expectSameLogits(create(), expected(), format);
+        await expectSameLogits(await create(), await expected(), format, traits);
       });
     }
 
@@ -192,9 +207,9 @@ export function describeKernelBackend(name: string, create: () => KernelBackend,
       expect(b.outputs).toEqual(a.outputs);
     });
 
-    for (const kvFormat of ['bf16', 'int8'] as const) {
-      it(`keeps the exactness rule with a ${kvFormat} cache`, async () => {
-        const other = await openTinySession(backend, { kvFormat });
+    for (const format of otherKvFormats) {
+      it(`keeps the exactness rule with a cache of format ${format}`, async () => {
+        const other = await openTinySession(backend, { kvFormat: format });
         expect(other.kvBytes).toBeLessThan(session.kvBytes);
         const plain = await generate(other, threeSequences(SAMPLERS.sampled), 16, 0);
         expect((await generate(other, threeSequences(SAMPLERS.sampled), 16, 4)).outputs).toEqual(plain.outputs);
@@ -205,8 +220,28 @@ export function describeKernelBackend(name: string, create: () => KernelBackend,
       });
     }
 
+    for (const format of traits.refusedKvFormats) {
+      it(`refuses a cache of format ${format}, naming the option`, async () => {
+        const opened = openTinySession(backend, { kvFormat: format });
+        await expect(opened).rejects.toThrow(UnsupportedFormatError);
+        await expect(opened).rejects.toThrow(/`kv.format`/);
+      });
+    }
+
+    it(`${traits.keepsDenseF32 ? 'keeps' : 'rounds to bfloat16'} dense float32 weights`, async () => {
+      const [original, rounded] = await Promise.all(
+        [false, true].map(async (hasBf16Embedding) => {
+          const own = await openTinySession(backend, { kvFormat, hasBf16Embedding });
+          const logits = await forwardAll(own, randomTokens(9, 70), 9, PAGES);
+          own.dispose();
+          return bytes(logits);
+        }),
+      );
+      expect(Buffer.compare(original!, rounded!) !== 0).toBe(traits.keepsDenseF32);
+    });
+
     it('refuses a second call while one is pending, and everything after dispose', async () => {
-      const own = await openTinySession(backend);
+      const own = await openTinySession(backend, { kvFormat });
       const first = own.forward(chainBatch(randomTokens(40, 60), 0, PAGES));
       await expect(own.copyPages(Int32Array.of(0), Int32Array.of(1))).rejects.toThrow(InvariantError);
       expect(() => own.dispose()).toThrow(InvariantError);
@@ -217,25 +252,31 @@ export function describeKernelBackend(name: string, create: () => KernelBackend,
     });
 
     it('refuses handles of another backend and inconsistent programs', async () => {
-      const other = create();
+      const other = await create();
       const foreign = await other
         .createWeight([randomWeight('w', 16, 32, { kind: 'dense', dtype: 'f32' }, 1) as never])
         .catch((error: Error) => error);
       expect(foreign).toBeInstanceOf(Error); // bf16 bytes are half of what f32 needs
       other.dispose();
-      await expect(openWith(backend, (ops) => ops.slice(1))).rejects.toThrow(/written before it is read/);
-      await expect(openWith(backend, (ops) => ops.filter((op) => op.op !== 'gatherRows'))).rejects.toThrow(ConfigError);
+      await expect(openWith(backend, kvFormat, (ops) => ops.slice(1))).rejects.toThrow(/written before it is read/);
+      await expect(openWith(backend, kvFormat, (ops) => ops.filter((op) => op.op !== 'gatherRows'))).rejects.toThrow(
+        ConfigError,
+      );
       await expect(
-        openWith(backend, (ops) => ops.map((op) => (op.op === 'siluMul' ? { ...op, width: 95 } : op))),
+        openWith(backend, kvFormat, (ops) => ops.map((op) => (op.op === 'siluMul' ? { ...op, width: 95 } : op))),
       ).rejects.toThrow(/op 8 \(siluMul\)/);
       await expect(
-        openWith(backend, (ops) => ops.map((op) => (op.op === 'linear' ? { ...op, output: 77 } : op))),
+        openWith(backend, kvFormat, (ops) => ops.map((op) => (op.op === 'linear' ? { ...op, output: 77 } : op))),
       ).rejects.toThrow(/buffer from 0 to 9/);
     });
   });
 }
 
-async function openWith(backend: KernelBackend, change: (ops: readonly { op: string }[]) => readonly object[]) {
+async function openWith(
+  backend: KernelBackend,
+  kvFormat: KvFormat,
+  change: (ops: readonly { op: string }[]) => readonly object[],
+) {
   const spy: KernelBackend = Object.create(backend, {
     createSession: {
       value: (options: Parameters<KernelBackend['createSession']>[0]) =>
@@ -247,22 +288,28 @@ async function openWith(backend: KernelBackend, change: (ops: readonly { op: str
     createWeight: { value: backend.createWeight.bind(backend) },
     createVector: { value: backend.createVector.bind(backend) },
   });
-  return openTinySession(spy, { hasDraft: false });
+  return openTinySession(spy, { kvFormat, hasDraft: false });
 }
 
-async function expectSameLogits(actual: KernelBackend, expected: KernelBackend, format: TinyFormat): Promise<void> {
+async function expectSameLogits(
+  actual: KernelBackend,
+  expected: KernelBackend,
+  format: TinyFormat,
+  traits: BackendTraits,
+): Promise<void> {
+  const options = { format, kvFormat: traits.kvFormats[0], hasBf16Embedding: !traits.keepsDenseF32 };
   const tokens = randomTokens(70, 9);
   const pages = [3, 1, 4, 15, 9];
   for (const program of ['target', 'draft'] as const) {
     const logits = [];
     for (const backend of [actual, expected]) {
-      const session = await openTinySession(backend, { format });
+      const session = await openTinySession(backend, options);
       logits.push((await session.forward({ ...chainBatch(tokens, 0, pages), program })).logits!);
       session.dispose();
     }
     // Integer activations round differently where float sums differ in the last bit, so a draft agrees on the whole only.
-    expect(cosine(logits[0]!, logits[1]!)).toBeGreaterThan(program === 'target' ? 1 - 1e-9 : 1 - 1e-4);
-    if (program === 'target') expect(worstDifference(logits[0]!, logits[1]!)).toBeLessThan(2e-4);
+    expect(1 - cosine(logits[0]!, logits[1]!)).toBeLessThan(traits.cosineGap[program]);
+    if (program === 'target') expect(worstDifference(logits[0]!, logits[1]!)).toBeLessThan(traits.logitTolerance);
   }
   actual.dispose();
   expected.dispose();
@@ -290,6 +337,8 @@ function cosine(a: Float32Array, b: Float32Array): number {
   return dot / Math.sqrt(aa * bb);
 }
 
-function worstDifference(a: Float32Array, b: Float32Array): number {
-  return a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i]!)), 0);
+/** Largest difference, as a share of the largest of `expected`. */
+function worstDifference(actual: Float32Array, expected: Float32Array): number {
+  const largest = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+  return actual.reduce((worst, value, i) => Math.max(worst, Math.abs(value - expected[i]!)), 0) / largest;
 }

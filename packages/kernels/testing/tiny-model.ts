@@ -1,4 +1,5 @@
 import {
+  bf16ToFloat,
   floatToBf16,
   type KernelBackend,
   type KvFormat,
@@ -58,10 +59,17 @@ export function randomWeight(name: string, n: number, k: number, format: WeightF
   return { name, shape: [n, k], format, hi: words(), lo: words(), scales };
 }
 
+export interface TinyModelOptions {
+  /** Format of the matrices. Default `nested8`. The embedding is always dense float32. */
+  readonly format?: TinyFormat;
+  /** Embedding values that bfloat16 holds exactly: no backend can lose any of them. Default false. */
+  readonly hasBf16Embedding?: boolean;
+}
+
 /** Target and draft programs over one set of weights. A dense model drafts with its own target program. */
 export async function recordTinyModel(
   backend: KernelBackend,
-  kind: TinyFormat = 'nested8',
+  { format: kind = 'nested8', hasBf16Embedding = false }: TinyModelOptions = {},
 ): Promise<{ target: Program; draft: Program }> {
   const format = FORMATS[kind];
   const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, vocabSize } = TINY;
@@ -74,7 +82,8 @@ export async function recordTinyModel(
   const weight = (name: string, n: number, k: number) =>
     backend.createWeight([randomWeight(name, n, k, format, seed++)]);
   const dense = { kind: 'dense', dtype: 'f32' } as const;
-  const values = Float32Array.from({ length: vocabSize * hiddenSize }, () => random() * 2 - 1);
+  const element = hasBf16Embedding ? (value: number) => bf16ToFloat(floatToBf16(value)) : (value: number) => value;
+  const values = Float32Array.from({ length: vocabSize * hiddenSize }, () => element(random() * 2 - 1));
   const table = await backend.createWeight([
     { name: 'embedding', shape: [vocabSize, hiddenSize], format: dense, data: new Uint8Array(values.buffer) },
   ]);
@@ -185,9 +194,9 @@ export async function recordTinyModel(
 
 export async function openTinySession(
   backend: KernelBackend,
-  options: { format?: TinyFormat; kvFormat?: KvFormat; hasDraft?: boolean } = {},
+  options: TinyModelOptions & { readonly kvFormat?: KvFormat; readonly hasDraft?: boolean } = {},
 ): Promise<Session> {
-  const { target, draft } = await recordTinyModel(backend, options.format);
+  const { target, draft } = await recordTinyModel(backend, options);
   return backend.createSession({
     target,
     ...(options.hasDraft === false ? {} : { draft }),

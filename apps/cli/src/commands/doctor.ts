@@ -3,15 +3,10 @@ import { availableParallelism, cpus, totalmem } from 'node:os';
 import { describeNative } from '@qspec/kernels';
 import type { Command } from 'commander';
 import type { CliContext, Guard } from '../context.js';
+import { cudaFindings } from '../doctor/cuda-findings.js';
+import type { Finding } from '../doctor/finding.js';
 import { EXIT } from '../exit-codes.js';
 import { formatBytes } from '../render.js';
-
-/** One thing looked at: fine, missing but optional, or broken. */
-interface Finding {
-  readonly what: string;
-  readonly state: 'ok' | 'optional' | 'problem';
-  readonly detail: string;
-}
 
 export function registerDoctor(program: Command, context: CliContext, guard: Guard): void {
   program
@@ -56,17 +51,19 @@ function examine(): Finding[] {
           } as const,
         ]
       : []),
-    native.isCudaBuilt
-      ? { what: 'cuda kernels', state: 'ok', detail: 'built in' }
-      : { what: 'cuda kernels', state: 'optional', detail: 'not in this build; the CPU backend is used' },
+    ...cudaFindings(native),
     tool('cmake', 'builds the native addon; Debian/Ubuntu: `apt install cmake`, macOS: `brew install cmake`'),
     tool('c++', 'builds the native addon; Debian/Ubuntu: `apt install g++`, macOS: `xcode-select --install`'),
     tool('nvcc', 'builds the CUDA kernels; comes with the CUDA toolkit (12.4 or newer)'),
+    tool('nvidia-smi', 'comes with the NVIDIA driver, which a GPU needs: https://www.nvidia.com/drivers', [
+      '--query-gpu=name,driver_version',
+      '--format=csv,noheader',
+    ]),
   ];
 }
 
-function tool(command: string, purpose: string): Finding {
-  const result = spawnSync(command, ['--version'], { encoding: 'utf8' });
+function tool(command: string, purpose: string, args: readonly string[] = ['--version']): Finding {
+  const result = spawnSync(command, args, { encoding: 'utf8' });
   if (result.status !== 0) return { what: command, state: 'optional', detail: purpose };
   const lines = result.stdout.trim().split('\n');
   const version = lines.find((text) => /release|version/i.test(text)) ?? lines[0] ?? '';

@@ -2,41 +2,27 @@
 
 #include "binding/addon_data.h"
 #include "binding/args.h"
-#include "binding/isa_names.h"
 #include "binding/session_object.h"
 #include "binding/weight_args.h"
 #include "binding/worker.h"
-#include "cpu/read_bandwidth.h"
 
 namespace qspec::binding {
-
-namespace {
-constexpr int kMaxThreads = 1024;
-constexpr size_t kBandwidthBytes = size_t{256} << 20;  // well past the last-level cache
-
-const OpTable& ops_of(const Napi::Object& options) {
-  const std::string kind = get_string(options, "kind"), isa = get_string(options, "isa");
-  if (kind == "reference") return reference_ops();
-  if (kind != "cpu") throw_invalid(options.Env(), "Expected `kind` to be reference or cpu but received " + kind + ".");
-  for (int i = 0; i <= static_cast<int>(detect_cpu_isa()); ++i) {
-    if (isa == kIsaNames[i]) return cpu_ops(static_cast<CpuIsa>(i));
-  }
-  throw to_error(options.Env(), {StatusCode::kDevice, "Expected a processor with " + isa + " but this one has " + isa_name(detect_cpu_isa()) + " at best."});
-}
-}  // namespace
 
 Napi::Function BackendObject::define(Napi::Env env) {
   return DefineClass(env, "NativeBackend",
                      {InstanceMethod<&BackendObject::create_weight>("createWeight"), InstanceMethod<&BackendObject::create_vector>("createVector"),
                       InstanceMethod<&BackendObject::create_session>("createSession"), InstanceMethod<&BackendObject::dispose>("dispose"),
-                      InstanceMethod<&BackendObject::measure_read_bandwidth>("measureReadBandwidth"),
-                      InstanceAccessor<&BackendObject::resident_bytes>("residentBytes")});
+                      InstanceMethod<&BackendObject::measure_read_bandwidth>("measureReadBandwidth"), InstanceMethod<&BackendObject::describe>("describe"),
+                      InstanceAccessor<&BackendObject::resident_bytes>("residentBytes"), InstanceAccessor<&BackendObject::free_bytes>("freeBytes")});
+}
+
+Napi::Object BackendObject::create(Napi::Env env, std::shared_ptr<Backend> backend) {
+  return AddonData::of(env).backend_class.New({Napi::External<std::shared_ptr<Backend>>::New(env, &backend)});
 }
 
 BackendObject::BackendObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BackendObject>(info) {
-  const Napi::Object options = object_arg(info, 0, "options");
-  ops_ = &ops_of(options);
-  throw_if_error(info.Env(), ThreadPool::create(get_int(options, "numThreads", 1, kMaxThreads), &pool_));
+  if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "Expected backends to be made by `createBackend`.");
+  backend_ = *info[0].As<Napi::External<std::shared_ptr<Backend>>>().Data();
 }
 
 void BackendObject::Finalize(Napi::BasicEnv env) {
@@ -57,7 +43,7 @@ void BackendObject::add_bytes(Napi::Env env, State& state, int64_t bytes) {
 Napi::Value BackendObject::create_weight(const Napi::CallbackInfo& info) {
   expect_alive(info.Env());
   const auto sources = std::make_shared<std::vector<WeightSource>>(read_weight_sources(info[0]));
-  const auto weight = std::make_shared<std::unique_ptr<ResidentWeight>>();
+  const auto weight = std::make_shared<WeightRef>();
   const auto finish = [state = state_, weight](Napi::Env env) -> Napi::Value {
     if (state->is_disposed) throw to_error(env, {StatusCode::kDisposed, "Expected a live backend but it was disposed."});
     const int64_t id = state->next_id++, bytes = static_cast<int64_t>((*weight)->bytes());
@@ -69,7 +55,7 @@ Napi::Value BackendObject::create_weight(const Napi::CallbackInfo& info) {
     return result;
   };
   return Worker::start(
-      info.Env(), [sources, weight] { return ResidentWeight::create(*sources, weight.get()); }, finish, hold_arrays(info[0]));
+      info.Env(), [backend = backend_, sources, weight] { return backend->create_weight(*sources, weight.get()); }, finish, hold_arrays(info[0]));
 }
 
 Napi::Value BackendObject::create_vector(const Napi::CallbackInfo& info) {
@@ -86,7 +72,7 @@ Napi::Value BackendObject::create_session(const Napi::CallbackInfo& info) {
   const auto config = std::make_shared<SessionConfig>(read_session_config(object_arg(info, 0, "spec"), state_->residents));
   const auto session = std::make_shared<std::unique_ptr<Session>>();
   return Worker::start(
-      info.Env(), [ops = ops_, pool = pool_, config, session] { return Session::create(*ops, pool, std::move(*config), session.get()); },
+      info.Env(), [backend = backend_, config, session] { return backend->create_session(std::move(*config), session.get()); },
       [session](Napi::Env env) -> Napi::Value {
         return SessionObject::create(env, AddonData::of(env).session_class.Value(), std::shared_ptr<Session>(std::move(*session)));
       });
@@ -96,12 +82,26 @@ Napi::Value BackendObject::measure_read_bandwidth(const Napi::CallbackInfo& info
   expect_alive(info.Env());
   const auto rate = std::make_shared<double>(0);
   return Worker::start(
-      info.Env(), [pool = pool_, rate] { return cpu::measure_read_bandwidth(*pool, kBandwidthBytes, rate.get()); },
+      info.Env(), [backend = backend_, rate] { return backend->measure_read_bandwidth(rate.get()); },
       [rate](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *rate); });
+}
+
+Napi::Value BackendObject::describe(const Napi::CallbackInfo& info) {
+  expect_alive(info.Env());
+  const BackendDescription description = backend_->describe();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("description", description.description);
+  result.Set("arch", description.arch);
+  result.Set("numThreads", description.num_threads);
+  return result;
 }
 
 Napi::Value BackendObject::resident_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(state_->resident_bytes));
+}
+
+Napi::Value BackendObject::free_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), backend_ ? static_cast<double>(backend_->free_bytes()) : 0);
 }
 
 // Sessions that still live keep what they use.
@@ -110,7 +110,7 @@ void BackendObject::dispose(const Napi::CallbackInfo& info) {
   state_->is_disposed = true;
   state_->residents = {};
   add_bytes(info.Env(), *state_, -state_->resident_bytes);
-  pool_.reset();
+  backend_.reset();
 }
 
 }  // namespace qspec::binding

@@ -1,19 +1,18 @@
-// The JavaScript object of one backend: an op table, a thread pool, and the weights and vectors made so far.
+// The JavaScript object of one backend, whatever its device, with the weights and vectors made so far.
 #pragma once
 #include <napi.h>
 
 #include <memory>
 
 #include "binding/program_args.h"
-#include "cpu/thread_pool.h"
-#include "qspec/ops.h"
+#include "session/backend.h"
 
 namespace qspec::binding {
 
 class BackendObject : public Napi::ObjectWrap<BackendObject> {
  public:
   static Napi::Function define(Napi::Env env);
-  // { kind: 'reference' | 'cpu', isa, numThreads }
+  static Napi::Object create(Napi::Env env, std::shared_ptr<Backend> backend);
   explicit BackendObject(const Napi::CallbackInfo& info);
   void Finalize(Napi::BasicEnv env) override;
 
@@ -22,7 +21,9 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
   Napi::Value create_vector(const Napi::CallbackInfo& info);
   Napi::Value create_session(const Napi::CallbackInfo& info);
   Napi::Value measure_read_bandwidth(const Napi::CallbackInfo& info);
+  Napi::Value describe(const Napi::CallbackInfo& info);
   Napi::Value resident_bytes(const Napi::CallbackInfo& info);
+  Napi::Value free_bytes(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   void expect_alive(Napi::Env env) const;
@@ -36,8 +37,7 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
   };
   static void add_bytes(Napi::Env env, State& state, int64_t bytes);
 
-  const OpTable* ops_ = nullptr;
-  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<const Backend> backend_;  // none once disposed
   std::shared_ptr<State> state_ = std::make_shared<State>();  // JavaScript thread only
 };
 

@@ -212,6 +212,7 @@ Status ResidentWeight::create(const std::vector<WeightSource>& parts, std::uniqu
   }
   view.hi = planes.hi, view.lo = planes.lo, view.scales = planes.scales, view.dense = planes.dense;
   weight->view_ = view;
+  weight->shape_ = {view.kind, view.n, view.k, view.group_size, view.radix, view.hadamard_block};
   weight->bytes_ = sections.total;
   *out = std::move(weight);
   return {};

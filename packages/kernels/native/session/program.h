@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "qspec/packing.h"
 #include "qspec/params.h"
 #include "qspec/status.h"
+#include "qspec/weight.h"
 
 namespace qspec {
 
@@ -16,7 +16,7 @@ constexpr int kNumOpKinds = 8;
 // As core spells it: `ropeKvWrite`.
 const char* op_name(OpKind kind);
 
-using WeightRef = std::shared_ptr<const ResidentWeight>;
+using WeightRef = std::shared_ptr<const Weight>;
 using VectorRef = std::shared_ptr<const std::vector<float>>;
 
 // [rows, width] floats, or codes, scales and sums.
@@ -60,6 +60,7 @@ struct KvShape {
   int64_t num_slots() const { return num_pages * page_size; }
 };
 
+// The sizes; which formats there are kernels for is each backend's own to say.
 Status validate_kv_shape(const KvShape& shape);
 
 // Every index in range, every width right, every buffer written before it is read, gatherRows alone leads from token rows to logit rows.

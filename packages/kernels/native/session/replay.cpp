@@ -57,20 +57,24 @@ Replay::Replay(const Program& program, const OpTable& ops, const KvPool& kv, cha
     buffers_.push_back(buffer);
     scratch += buffer_bytes(spec, rows[i]);
   }
+  for (const ProgramOp& op : program.ops) {
+    weights_.push_back(op.weight ? &static_cast<const ResidentWeight&>(*op.weight).view() : nullptr);
+  }
 }
 
 const float* Replay::run(const ReplayRows& rows, ThreadPool& pool, Profile& profile) {
   int64_t num_rows = rows.batch.rows;
-  for (const ProgramOp& op : program_.ops) {
-    if (op.kind == OpKind::kGatherRows) num_rows = rows.num_logit_rows;
+  for (size_t i = 0; i < program_.ops.size(); ++i) {
+    const OpKind kind = program_.ops[i].kind;
+    if (kind == OpKind::kGatherRows) num_rows = rows.num_logit_rows;
     if (num_rows == 0) continue;
     if (!profile.is_on) {
-      run_op(op, rows, num_rows, pool);
+      run_op(i, rows, num_rows, pool);
       continue;
     }
     const auto start = std::chrono::steady_clock::now();
-    run_op(op, rows, num_rows, pool);
-    profile.add(static_cast<int>(op.kind), start);
+    run_op(i, rows, num_rows, pool);
+    profile.add(static_cast<int>(kind), start);
   }
   return buffers_[program_.logits].values;
 }
@@ -79,13 +83,14 @@ RowSink Replay::sink(const ProgramOp& op) const {
   return {buffers_[op.output].values, buffers_[op.output].quantized, op.hadamard_block};
 }
 
-void Replay::run_op(const ProgramOp& op, const ReplayRows& rows, int64_t num_rows, ThreadPool& pool) {
+void Replay::run_op(size_t index, const ReplayRows& rows, int64_t num_rows, ThreadPool& pool) {
+  const ProgramOp& op = program_.ops[index];
   const Buffer* const input = op.input >= 0 ? &buffers_[op.input] : nullptr;
   const int all = pool.num_threads();
   const auto values = [](const VectorRef& vector) { return vector ? vector->data() : nullptr; };
   switch (op.kind) {
     case OpKind::kEmbedding: {
-      const EmbeddingParams params{&op.weight->view(), rows.tokens, buffers_[op.output].values, num_rows};
+      const EmbeddingParams params{weights_[index], rows.tokens, buffers_[op.output].values, num_rows};
       return pool.run(parts_for(num_rows, params.table->k, pool), [&](Part part) { ops_.embedding(params, part); });
     }
     case OpKind::kGatherRows: {
@@ -103,7 +108,7 @@ void Replay::run_op(const ProgramOp& op, const ReplayRows& rows, int64_t num_row
     }
     case OpKind::kLinear: {
       const QuantizedRows* const quantized = input->values ? nullptr : &input->quantized;
-      const LinearParams params{&op.weight->view(), op.plane, input->values, quantized, values(op.vector), buffers_[op.output].values,
+      const LinearParams params{weights_[index], op.plane, input->values, quantized, values(op.vector), buffers_[op.output].values,
                                 num_rows, buffers_[op.output].width, op.output_column};
       return pool.run(all, [&](Part part) { ops_.linear(params, part); });
     }

@@ -6,6 +6,14 @@
 
 namespace qspec {
 
+// What one forward pass works on. `batch.rows` tokens; logits for `logit_rows`, which index them.
+struct ReplayRows {
+  const int32_t* tokens;
+  BatchRows batch;
+  const int32_t* logit_rows;
+  int64_t num_logit_rows;
+};
+
 inline int32_t paged_slot(const PageTables& pages, int32_t sequence, int32_t position, int page_size) {
   return pages.page_ids[pages.page_offsets[sequence] + position / page_size] * page_size + position % page_size;
 }
@@ -70,31 +78,6 @@ class ChainRows {
   const int page_size_;
   std::vector<int32_t> tokens_, positions_, sequences_, slots_, logit_rows_;
   std::vector<LogitKey> keys_;
-};
-
-// One round of a checked batch: draft, verify, accept.
-class RoundRun {
- public:
-  RoundRun(Session& session, const RoundBatch& batch);
-  void run(RoundResult* result);
-
- private:
-  void draft();
-  bool gather_draft_rows(int32_t step);
-  const float* verify();
-  void accept(const float* logits, RoundResult* result);
-  void add_logprobs(const float* logits, int32_t token, int num_top, RoundResult* result) const;
-  // Samples every logit row of `rows_`: one token each.
-  std::vector<int32_t> sample(const float* logits, Profile& profile);
-  // The last input's position; token `step` of the proposal sits `step + 1` after it.
-  int32_t last_input_position(int32_t sequence) const;
-
-  Session& session_;
-  const RoundBatch& batch_;
-  ChainRows rows_;
-  std::vector<int32_t> draft_offsets_;  // [num_sequences + 1] into proposal_
-  std::vector<int32_t> proposal_;       // drafted tokens, -1 = not drawn yet
-  std::vector<int32_t> num_fed_;        // [num_sequences] proposal tokens whose K and V draft mode has written, + 1 for the input
 };
 
 }  // namespace qspec

@@ -1,12 +1,12 @@
-// Programs bound to scratch and a KV cache: forward passes and speculative rounds without leaving native code. Knows nothing of Node.
-// Contract and field meanings: core/src/kernel-backend.ts. Every array is checked before any of it is used; one call at a time.
+// Programs bound to scratch and a KV cache: forward passes and speculative rounds without leaving native code. Knows nothing of Node, of
+// threads or of a device. Contract and field meanings: core/src/kernel-backend.ts. Every array is checked before any of it is used.
 #pragma once
-#include <atomic>
 #include <memory>
 #include <vector>
 
-#include "qspec/sampling.h"
-#include "session/replay.h"
+#include "qspec/params.h"
+#include "session/profile.h"
+#include "session/program.h"
 
 namespace qspec {
 
@@ -64,39 +64,26 @@ struct RoundResult {
   double draft_ms = 0, verify_ms = 0;
 };
 
+// One call at a time; the second gets a kInternal Status. Each backend has its own.
 class Session {
  public:
-  // `ops` is a static table. Scratch and KV are reserved here, so nothing large is allocated while decoding.
-  static Status create(const OpTable& ops, std::shared_ptr<ThreadPool> pool, SessionConfig config, std::unique_ptr<Session>* out);
+  virtual ~Session() = default;
 
-  Status forward(const ForwardBatch& batch, ForwardResult* result);
-  Status round(const RoundBatch& batch, RoundResult* result);
-  Status copy_pages(const std::vector<int32_t>& from, const std::vector<int32_t>& to);
+  virtual Status forward(const ForwardBatch& batch, ForwardResult* result) = 0;
+  virtual Status round(const RoundBatch& batch, RoundResult* result) = 0;
+  virtual Status copy_pages(const std::vector<int32_t>& from, const std::vector<int32_t>& to) = 0;
 
-  size_t kv_bytes() const { return kv_.bytes(); }
-  size_t scratch_bytes() const { return scratch_.bytes(); }
+  virtual size_t kv_bytes() const = 0;
+  virtual size_t scratch_bytes() const = 0;
 
-  // Between calls only.
-  void set_profiling(bool is_on);
-  const Profile& target_profile() const { return profiles_[0]; }
-  const Profile& draft_profile() const { return profiles_[1]; }
-
- private:
-  friend class RoundRun;
-  Session(const OpTable& ops, std::shared_ptr<ThreadPool> pool, SessionConfig config)
-      : ops_(ops), pool_(std::move(pool)), config_(std::move(config)) {}
-  Status allocate();
-
-  const OpTable& ops_;
-  std::shared_ptr<ThreadPool> pool_;
-  SessionConfig config_;
-  KvPool kv_;
-  Memory scratch_;
-  std::unique_ptr<Replay> target_, draft_;
-  std::vector<SamplerScratch> sampler_scratch_;  // one a thread part
-  Profile profiles_[2];
-  std::atomic<bool> is_busy_{false};
+  // Between calls only. Switching on clears.
+  virtual void set_profiling(bool is_on) = 0;
+  virtual const Profile& target_profile() const = 0;
+  virtual const Profile& draft_profile() const = 0;
 };
+
+// What every backend asks of a session before it reserves anything: limits, the KV shape, both programs.
+Status validate_session(const SessionConfig& config);
 
 // Checks of a caller's arrays; ok means that replaying them touches only memory that is theirs.
 Status validate_forward(const ForwardBatch& batch, const SessionConfig& config);

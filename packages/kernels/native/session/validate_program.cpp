@@ -92,7 +92,7 @@ class Validator {
   Status check_embedding(const ProgramOp& op) {
     QSPEC_RETURN_IF_ERROR(check_before_gather());
     QSPEC_RETURN_IF_ERROR(check_weight(op, "table"));
-    const PackedWeight& table = op.weight->view();
+    const WeightShape& table = op.weight->shape();
     if (table.n < vocab_) return wrong("`table` to have %lld rows, one a token, but received %lld", static_cast<long long>(vocab_), static_cast<long long>(table.n));
     QSPEC_RETURN_IF_ERROR(check_float("output", op.output, table.k));
     return mark_written(op.output, 0, table.k);
@@ -128,7 +128,7 @@ class Validator {
 
   Status check_linear(const ProgramOp& op) {
     QSPEC_RETURN_IF_ERROR(check_weight(op, "weight"));
-    const PackedWeight& weight = op.weight->view();
+    const WeightShape& weight = op.weight->shape();
     QSPEC_RETURN_IF_ERROR(check_index("input", op.input));
     const BufferSpec& input = program_.buffers[op.input];
     if (input.width != weight.k) {
@@ -149,7 +149,7 @@ class Validator {
     return mark_written(op.output, op.output_column, weight.n);
   }
 
-  Status check_integer_input(const BufferSpec& input, const PackedWeight& weight) {
+  Status check_integer_input(const BufferSpec& input, const WeightShape& weight) {
     if (weight.kind != WeightKind::kInt4 && weight.kind != WeightKind::kNested8) {
       return wrong("a float input for a dense weight but received a quantised one");
     }
@@ -276,9 +276,6 @@ class Validator {
 
 Status validate_kv_shape(const KvShape& shape) {
   const auto wrong = [](const std::string& text) { return Status(StatusCode::kInvalidArgument, "Expected `kv." + text + "."); };
-  if (shape.format == KvFormat::kInt8Nested) {
-    return {StatusCode::kUnsupported, "Expected `kv.format` to be f32, bf16 or int8 on the CPU but received int8-nested."};
-  }
   if (shape.num_layers < 1) return wrong("numLayers` to be positive but received " + std::to_string(shape.num_layers));
   if (shape.page_size < 1 || shape.page_size > 1024 || !is_power_of_two(shape.page_size)) {
     return wrong("pageSize` to be a power of two up to 1024 but received " + std::to_string(shape.page_size));

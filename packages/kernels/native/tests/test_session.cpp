@@ -1,4 +1,4 @@
-// The thread pool, and programs, sessions and rounds over the reference ops. A model of one attention layer, dense weights.
+// The thread pool, and programs, CPU sessions and rounds over the reference ops. A model of one attention layer, dense weights.
 #include <atomic>
 #include <chrono>
 #include <ctime>
@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "session/session.h"
+#include "session/cpu_session.h"
 #include "testkit.h"
 
 using namespace qspec;
@@ -89,7 +89,7 @@ std::unique_ptr<Session> make_session(int num_threads = 2) {
   config.vocab_size = kVocab;
   config.max_rows = config.max_logit_rows = 64;
   std::unique_ptr<Session> session;
-  const Status status = Session::create(reference_ops(), make_pool(num_threads), std::move(config), &session);
+  const Status status = CpuSession::create(reference_ops(), make_pool(num_threads), std::move(config), &session);
   if (!status.is_ok()) test::fail(__FILE__, __LINE__, "%s", status.message().c_str());
   return session;
 }

@@ -6,6 +6,7 @@
 
 #include "qspec/formats.h"
 #include "qspec/status.h"
+#include "qspec/weight.h"
 
 namespace qspec {
 
@@ -24,18 +25,20 @@ struct WeightSource {
   const uint16_t* scales;  // [n, k/group_size] bfloat16
 };
 
-// Owns the aligned memory of one resident weight.
-class ResidentWeight {
+// A weight of the CPU backends: owns its aligned memory.
+class ResidentWeight : public Weight {
  public:
-  ~ResidentWeight();
+  ~ResidentWeight() override;
   const PackedWeight& view() const { return view_; }
-  size_t bytes() const { return bytes_; }
+  const WeightShape& shape() const override { return shape_; }
+  size_t bytes() const override { return bytes_; }
   // Stacks `parts` (equal kind, k, group size, radix, hadamard block) along N. f16 becomes f32 (exact).
   static Status create(const std::vector<WeightSource>& parts, std::unique_ptr<ResidentWeight>* out);
 
  private:
   ResidentWeight() = default;
   PackedWeight view_{};
+  WeightShape shape_;
   void* memory_ = nullptr;
   size_t bytes_ = 0;
 };

@@ -1,54 +1,36 @@
-#include "session/session.h"
+#include "session/cpu_session.h"
 
 #include <algorithm>
+#include <chrono>
 
-#include "session/rows.h"
+#include "session/busy_guard.h"
 
 namespace qspec {
 
 namespace {
-constexpr int64_t kMaxRows = int64_t{1} << 20;
-
-Status check_limit(const char* option, int64_t value, int64_t limit) {
-  if (value >= 1 && value <= limit) return Status::ok();
-  return {StatusCode::kInvalidArgument, "Expected `" + std::string(option) + "` to be from 1 to " + std::to_string(limit) + " but received " + std::to_string(value) + "."};
-}
+using Clock = std::chrono::steady_clock;
+double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
 
 Status out_of_memory(const char* what) {
   return {StatusCode::kOutOfMemory, "Expected memory for " + std::string(what) + " but the system has none left: use a smaller batch."};
 }
+
+Status check_kv_format(KvFormat format) {
+  if (format != KvFormat::kInt8Nested) return Status::ok();
+  return {StatusCode::kUnsupported, "Expected `kv.format` to be f32, bf16 or int8 on the CPU but received int8-nested: choose int8, or a CUDA device."};
+}
 }  // namespace
 
-// One call at a time; the second gets a Status, not a race.
-class BusyGuard {
- public:
-  explicit BusyGuard(std::atomic<bool>& flag) : flag_(flag), is_first_(!flag.exchange(true)) {}
-  ~BusyGuard() {
-    if (is_first_) flag_.store(false);
-  }
-  Status status() const {
-    return is_first_ ? Status::ok() : Status(StatusCode::kInternal, "Expected one call at a time on a session but another is pending: await it first.");
-  }
-
- private:
-  std::atomic<bool>& flag_;
-  const bool is_first_;
-};
-
-Status Session::create(const OpTable& ops, std::shared_ptr<ThreadPool> pool, SessionConfig config, std::unique_ptr<Session>* out) {
-  QSPEC_RETURN_IF_ERROR(check_limit("vocabSize", config.vocab_size, int64_t{1} << 26));
-  QSPEC_RETURN_IF_ERROR(check_limit("maxRows", config.max_rows, kMaxRows));
-  QSPEC_RETURN_IF_ERROR(check_limit("maxLogitRows", config.max_logit_rows, kMaxRows));
-  QSPEC_RETURN_IF_ERROR(validate_kv_shape(config.kv));
-  QSPEC_RETURN_IF_ERROR(validate_program(config.target, config.kv, config.vocab_size));
-  if (config.draft) QSPEC_RETURN_IF_ERROR(validate_program(*config.draft, config.kv, config.vocab_size));
-  std::unique_ptr<Session> session(new Session(ops, std::move(pool), std::move(config)));
+Status CpuSession::create(const OpTable& ops, std::shared_ptr<ThreadPool> pool, SessionConfig config, std::unique_ptr<Session>* out) {
+  QSPEC_RETURN_IF_ERROR(check_kv_format(config.kv.format));
+  QSPEC_RETURN_IF_ERROR(validate_session(config));
+  std::unique_ptr<CpuSession> session(new CpuSession(ops, std::move(pool), std::move(config)));
   QSPEC_RETURN_IF_ERROR(session->allocate());
   *out = std::move(session);
   return Status::ok();
 }
 
-Status Session::allocate() {
+Status CpuSession::allocate() {
   const auto bytes_of = [this](const Program& program) { return Replay::scratch_bytes(program, config_.max_rows, config_.max_logit_rows); };
   const size_t bytes = std::max(bytes_of(config_.target), config_.draft ? bytes_of(*config_.draft) : 0);
   QSPEC_RETURN_IF_ERROR(kv_.create(config_.kv));
@@ -65,14 +47,14 @@ Status Session::allocate() {
   return Status::ok();
 }
 
-void Session::set_profiling(bool is_on) {
+void CpuSession::set_profiling(bool is_on) {
   for (Profile& profile : profiles_) {
     profile = {};
     profile.is_on = is_on;
   }
 }
 
-Status Session::forward(const ForwardBatch& batch, ForwardResult* result) {
+Status CpuSession::forward(const ForwardBatch& batch, ForwardResult* result) {
   const BusyGuard busy(is_busy_);
   QSPEC_RETURN_IF_ERROR(busy.status());
   QSPEC_RETURN_IF_ERROR(validate_forward(batch, config_));
@@ -98,7 +80,7 @@ Status Session::forward(const ForwardBatch& batch, ForwardResult* result) {
   return pool_->take_failure() ? out_of_memory("this forward pass") : Status::ok();
 }
 
-Status Session::copy_pages(const std::vector<int32_t>& from, const std::vector<int32_t>& to) {
+Status CpuSession::copy_pages(const std::vector<int32_t>& from, const std::vector<int32_t>& to) {
   const BusyGuard busy(is_busy_);
   QSPEC_RETURN_IF_ERROR(busy.status());
   QSPEC_RETURN_IF_ERROR(validate_page_copy(from, to, config_.kv));
@@ -106,13 +88,50 @@ Status Session::copy_pages(const std::vector<int32_t>& from, const std::vector<i
   return Status::ok();
 }
 
-Status Session::round(const RoundBatch& batch, RoundResult* result) {
+Status CpuSession::round(const RoundBatch& batch, RoundResult* result) {
   const BusyGuard busy(is_busy_);
   QSPEC_RETURN_IF_ERROR(busy.status());
   QSPEC_RETURN_IF_ERROR(validate_round(batch, config_));
   const auto lock = pool_->use();
-  RoundRun(*this, batch).run(result);
+  RoundPlan plan(batch, config_.kv.page_size);
+  auto start = Clock::now();
+  draft(plan);
+  result->draft_ms = ms_since(start);
+  start = Clock::now();
+  verify(plan, result);
+  result->verify_ms = ms_since(start);
   return pool_->take_failure() ? out_of_memory("this round") : Status::ok();
+}
+
+// One pass a step over every sequence that still draws.
+void CpuSession::draft(RoundPlan& plan) {
+  for (int32_t step = 0; step < plan.num_draft_steps(); ++step) {
+    if (!plan.gather_draft_rows(step)) continue;
+    const float* const logits = draft_->run(plan.rows(), *pool_, profiles_[1]);
+    plan.record_draws(step, sample(plan, logits, profiles_[1]));
+  }
+}
+
+void CpuSession::verify(RoundPlan& plan, RoundResult* result) {
+  plan.gather_verify_rows();
+  const float* const logits = target_->run(plan.rows(), *pool_, profiles_[0]);
+  const int64_t vocab = config_.vocab_size;
+  plan.accept(sample(plan, logits, profiles_[0]), [=](int64_t row) { return logits + row * vocab; }, vocab, result);
+}
+
+std::vector<int32_t> CpuSession::sample(const RoundPlan& plan, const float* logits, Profile& profile) {
+  const auto start = Clock::now();
+  const int64_t count = plan.num_logit_rows(), vocab = config_.vocab_size;
+  std::vector<int32_t> picks(count);
+  const int parts = static_cast<int>(std::min<int64_t>(count, pool_->num_threads()));
+  pool_->run(parts, [&](Part part) {
+    for (int64_t i = part.index; i < count; i += part.count) {
+      const RoundPlan::Draw draw = plan.draw(i);
+      picks[i] = sample_row(logits + i * vocab, vocab, draw.sampler, draw.position, draw.drafted, draw.num_drafted, sampler_scratch_[part.index]);
+    }
+  });
+  if (profile.is_on) profile.add(Profile::kSample, start);
+  return picks;
 }
 
 }  // namespace qspec
