@@ -1,6 +1,6 @@
 // `npm run gpu:test` and `npm run gpu:bench`: the CUDA kernels on a real GPU, without Node inside.
 //   -- --prebuilt <folder>   run executables that were built elsewhere; no compiler needed
-//   -- --out <file.csv>      where gpu:bench writes (default cuda-ops.csv)
+//   -- --out <file.csv>      where gpu:bench writes (default cuda-steps.csv)
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -10,9 +10,9 @@ import { fail, root, run } from './lib/process.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { prebuilt: { type: 'string' }, out: { type: 'string', default: 'cuda-ops.csv' } },
+  options: { prebuilt: { type: 'string' }, out: { type: 'string', default: 'cuda-steps.csv' } },
 });
-const EXECUTABLES = { test: 'test_cuda_ops', bench: 'bench_cuda_ops' };
+const EXECUTABLES = { test: 'test_cuda_session', bench: 'bench_cuda_steps' };
 const executable = EXECUTABLES[positionals[0]];
 if (!executable) fail(`Expected test or bench but received ${positionals[0] ?? 'nothing'}.`);
 

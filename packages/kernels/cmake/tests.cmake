@@ -12,3 +12,8 @@ foreach(source IN LISTS QSPEC_TEST_SOURCES)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT 600)
 endforeach()
+
+# The CUDA kernels' logic over an emulator (no GPU, no nvcc): its fibers are written for x86-64 with the System V calling convention.
+if(QSPEC_IS_X86_64 AND UNIX AND NOT APPLE)
+  add_subdirectory(native/cuda/emulator ${CMAKE_CURRENT_BINARY_DIR}/emulator)
+endif()

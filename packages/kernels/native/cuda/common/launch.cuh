@@ -1,26 +1,43 @@
-// Checked kernel launches; with `dependent`, programmatic dependent launch (the kernel itself waits before it touches activations).
+// Checked kernel launches. A kernel takes one parameter struct by value.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "common/device.h"
+#include "common/primitives.cuh"
 
 namespace qspec::cuda {
 
-template <typename... Params, typename... Args>
-Status launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, bool dependent, const char* what, Args... args) {
-  if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+struct LaunchShape {
+  int blocks, threads;
+  size_t shared_bytes = 0;
+  bool is_cooperative = false;  // all blocks are resident together: a grid barrier works
+  bool is_dependent = false;    // may start while the kernel before it drains (it waits for that one itself)
+};
+
+#if defined(__CUDACC__)
+template <typename Params>
+Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t stream, const char* what, const Params& params) {
+  if (shape.shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return device_error(error, what);
   }
   cudaLaunchConfig_t config = {};
-  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute, config.numAttrs = dependent ? 1 : 0;
-  cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks)), config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.shared_bytes, config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (shape.is_cooperative) attributes[count].id = cudaLaunchAttributeCooperative, attributes[count++].val.cooperative = 1;
+  if (shape.is_dependent)
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes, config.numAttrs = count;
+  cudaError_t error = cudaLaunchKernelEx(&config, kernel, params);
   if (error == cudaSuccess) error = cudaGetLastError();
   return error == cudaSuccess ? Status::ok() : device_error(error, what);
 }
+#else
+template <typename Params>
+Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t, const char*, const Params& params) {
+  emulator::run_grid(shape.blocks, shape.threads, shape.shared_bytes, shape.is_cooperative, [&] { kernel(params); });
+  return Status::ok();
+}
+#endif
 
 }  // namespace qspec::cuda

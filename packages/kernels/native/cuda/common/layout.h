@@ -1,5 +1,6 @@
-// Resident weight layout on CUDA: one copy, in the order of tensor-core fragments, that every mode's kernel reads.
+// Resident layouts on CUDA: weights, activations and the order in which every product is summed.
 //
+// WEIGHTS. One copy, in the order of tensor-core fragments, that every mode's kernel reads.
 // Weights are the A operand (16 output rows x k), activations the B operand (the rows of the batch are its 8 columns) of
 // mma.m16n8k16 (bf16) and mma.m16n8k32 (u8·s8). In a warp, lane = 4·g + t: g = 0..7 owns rows g and g+8, t = 0..3 a share of k.
 //
@@ -14,31 +15,36 @@
 //   bf16:  (w >> 0, 4, 8, 12) & 0x000f000f are the pairs (j = 0,1 of g), (0,1 of g+8), (2,3 of g), (2,3 of g+8): registers a0..a3.
 //   int8:  w & 0x0f0f0f0f is row g, (w >> 4) & 0x0f0f0f0f row g+8, bytes in the order j = 0, 2, 1, 3; two words make one k32 step.
 //          Quantised activations are stored with the middle two of every four codes swapped, to match.
-//   A lane's k are 8 consecutive ones in each half tile, so its activations are 16-byte (bf16) or 8-byte (int8) loads,
-//   and a group of 32, 64 or 128 always consists of whole half tiles.
 //
-// Tiles of one row-tile are consecutive along k: [n/16][k/64][512 B].
-// Scales: [n/16][k/group][8][2] bfloat16: the word of g holds the scales of rows g (low half) and g+8 (high half).
-// Dense bf16: tile 16 x 16 = 512 bytes, lane's 16 bytes are a0..a3 with the same k order: step s of tile-of-64 is sub-tile s.
-// n is padded to 16 and k to 64 with zero weights; activations past k are taken as zero.
+// A run is 8 tiles (512 k) of one row-tile: its codes (4096 B), then its scales, [512 / group][8] words: word g holds the bfloat16 scales
+// of rows g (low half) and g+8 (high half). Runs of a row-tile lie one after another, row-tiles too: whatever is read together is one piece.
+// The `lo` plane of a nested weight has the same tiles without scales. Dense bf16: a tile is 4 sub-tiles of 16 k, one a step, 512 B each:
+// lane's 16 bytes are a0..a3. n is padded to 16 and k to 64 with zero weights (scale 0).
+//
+// ACTIVATIONS ("x-form"). The B operand in fragment order, so that a lane's 8 consecutive k are one 16-byte load:
+//   bf16: [k tile][row block c][half tile][row g of the block][t] 16 B:  k = 64·tile + 32·half + 8·t + 0..7 of row 8·c + g
+//   int8: the same with 8 B, codes in code_place order; scales float32 and sums int32 [group][columns].
+// A block of rows holds 8, or fewer (1, 2, 4) when the batch has no more: lanes of missing rows then read others' and are ignored.
+//
+// ORDER OF SUMS, a function of the weight's shape alone, so that a row's result never depends on the batch:
+//   run    = groups in order, one multiply-add a group (dense: the tensor core's own chain)
+//   slice  = up to 4 runs, added in order
+//   result = slices, added in order
 #pragma once
-#include <vector_types.h>
-
-#include <cstdint>
-
+#include "common/portable.h"
 #include "qspec/formats.h"
-
-#if defined(__CUDACC__)
-#define QSPEC_HOST_DEVICE __host__ __device__
-#else
-#define QSPEC_HOST_DEVICE
-#endif
 
 namespace qspec::cuda {
 
 constexpr int kTileN = 16;
 constexpr int kTileK = 64;
 constexpr int kTileBytes = 512;  // of one 4-bit plane
+constexpr int kDenseTileBytes = 2048;
+constexpr int kRunTiles = 8;
+constexpr int kRunK = kRunTiles * kTileK;
+constexpr int kRunCodeBytes = kRunTiles * kTileBytes;
+constexpr int kSliceRuns = 4;
+constexpr int kScaleBytes = 32;  // of one group of one row-tile
 
 // Non-owning view of a resident weight; device pointers, 16-byte aligned.
 struct DeviceWeight {
@@ -47,11 +53,24 @@ struct DeviceWeight {
   int n_tiles;      // ceil(n / 16)
   int k_tiles;      // ceil(k / 64)
   int group_size, radix, hadamard_block;
-  const uint4* hi;         // [n_tiles][k_tiles][32]
-  const uint4* lo;         // the same, nested8 only
-  const uint32_t* scales;  // [n_tiles][k / group_size][8]
-  const uint4* dense;      // [n_tiles][k_tiles][4][32]
+  const uint8_t* hi;     // [n_tiles][hi_row_tile_bytes]
+  const uint8_t* lo;     // [n_tiles][k_tiles · 512], nested8 only
+  const uint8_t* dense;  // [n_tiles][k_tiles · 2048]
 };
+
+QSPEC_HOST_DEVICE constexpr int num_runs(int k_tiles) { return (k_tiles + kRunTiles - 1) / kRunTiles; }
+QSPEC_HOST_DEVICE constexpr int num_slices(int k_tiles) { return (num_runs(k_tiles) + kSliceRuns - 1) / kSliceRuns; }
+QSPEC_HOST_DEVICE constexpr int run_tiles(int k_tiles, int run) {
+  return k_tiles - run * kRunTiles < kRunTiles ? k_tiles - run * kRunTiles : kRunTiles;
+}
+// Groups that begin in `run`.
+QSPEC_HOST_DEVICE constexpr int run_groups(int k, int group_size, int run) {
+  return ((k - run * kRunK < kRunK ? k - run * kRunK : kRunK) + group_size - 1) / group_size;
+}
+QSPEC_HOST_DEVICE constexpr int full_run_bytes(int group_size) { return kRunCodeBytes + kRunK / group_size * kScaleBytes; }
+QSPEC_HOST_DEVICE constexpr int64_t hi_row_tile_bytes(int k, int k_tiles, int group_size) {
+  return static_cast<int64_t>(k_tiles) * kTileBytes + static_cast<int64_t>(k / group_size) * kScaleBytes;
+}
 
 // k within its tile of nibble j in word s of lane t.
 QSPEC_HOST_DEVICE constexpr int tile_k(int s, int t, int j) { return 32 * (s / 2) + 8 * t + 4 * (s % 2) + j; }
@@ -61,22 +80,20 @@ static_assert(nibble_bit(0, 1) == 16 && nibble_bit(1, 2) == 12 && nibble_bit(1, 
 // Place of code k in a row of quantised activations: the middle two of every four are swapped.
 QSPEC_HOST_DEVICE constexpr int64_t code_place(int64_t k) { return (k & 3) == 1 ? k + 1 : (k & 3) == 2 ? k - 1 : k; }
 
-// The order along k in which every GEMM sums, a function of the weight's shape alone, never of the number of rows:
-//   run    = 8 tiles (512 k), summed group by group by one warp
-//   slice  = up to 8 runs, added in order
-//   result = slices, added in order
-constexpr int kRunTiles = 8;
-constexpr int kMaxRuns = 8;
-struct KPlan {
-  int runs;        // over all of k
-  int slices;
-  int slice_runs;  // runs a slice (the last may have fewer)
+// How the rows of a launch are laid out: `blocks` of `rows` (8, or 1, 2, 4 when there is one block).
+struct RowBlocks {
+  int blocks, rows;
+  QSPEC_HOST_DEVICE constexpr int columns() const { return blocks * rows; }
 };
-QSPEC_HOST_DEVICE constexpr KPlan k_plan(int k_tiles) {
-  const int runs = (k_tiles + kRunTiles - 1) / kRunTiles;
-  const int slices = (runs + kMaxRuns - 1) / kMaxRuns;
-  const int each = (runs + slices - 1) / slices;
-  return KPlan{runs, (runs + each - 1) / each, each};
+// Byte offset in bf16 x-form of element k of row r, in a buffer whose first tile is k tile 0.
+QSPEC_HOST_DEVICE constexpr int64_t x_offset(const RowBlocks& b, int r, int k) {
+  return (((static_cast<int64_t>(k / 64) * b.blocks + r / 8) * 2 + k % 64 / 32) * b.rows + r % 8) * 64 + k % 32 * 2;
 }
+QSPEC_HOST_DEVICE constexpr int x_tile_bytes(const RowBlocks& b) { return b.columns() * 128; }
+// The same for the codes of an integer x-form (k is a code place).
+QSPEC_HOST_DEVICE constexpr int64_t code_offset(const RowBlocks& b, int r, int k) {
+  return (((static_cast<int64_t>(k / 64) * b.blocks + r / 8) * 2 + k % 64 / 32) * b.rows + r % 8) * 32 + k % 32;
+}
+QSPEC_HOST_DEVICE constexpr int code_tile_bytes(const RowBlocks& b) { return b.columns() * 64; }
 
 }  // namespace qspec::cuda

@@ -1,0 +1,513 @@
+// The device's instructions by name: where a thread is, waiting, copying, tensor cores, bfloat16. Everything above this file is plain C++.
+// Each has two bodies: PTX, and what the emulator does instead.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "common/portable.h"
+
+#if !defined(__CUDACC__)
+#include "emulator/emulator.h"
+#endif
+
+namespace qspec::cuda {
+
+constexpr int kWarp = 32;
+
+// ---- Where a thread is -------------------------------------------------------------------------------------------------------------
+
+#if defined(__CUDACC__)
+QSPEC_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+QSPEC_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
+QSPEC_DEVICE int grid_blocks() { return static_cast<int>(gridDim.x); }
+QSPEC_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
+QSPEC_DEVICE uint8_t* shared_memory() {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  return memory;
+}
+#else
+inline int thread_index() { return emulator::place().thread; }
+inline int block_index() { return emulator::place().block; }
+inline int grid_blocks() { return emulator::place().num_blocks; }
+inline int block_threads() { return emulator::place().num_threads; }
+inline uint8_t* shared_memory() { return emulator::shared_base(); }
+#endif
+QSPEC_DEVICE int lane_index() { return thread_index() % kWarp; }
+
+QSPEC_DEVICE unsigned long long device_clock() {
+#if defined(__CUDACC__)
+  return static_cast<unsigned long long>(clock64());
+#else
+  static unsigned long long ticks = 0;
+  return ++ticks;
+#endif
+}
+
+// ---- Bits --------------------------------------------------------------------------------------------------------------------------
+
+QSPEC_DEVICE float float_of_bits(uint32_t bits) {
+#if defined(__CUDACC__)
+  return __uint_as_float(bits);
+#else
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+#endif
+}
+QSPEC_DEVICE uint32_t bits_of_float(float value) {
+#if defined(__CUDACC__)
+  return __float_as_uint(value);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+#endif
+}
+// bfloat16 halves of a word.
+QSPEC_DEVICE float bf16_low(uint32_t pair) { return float_of_bits(pair << 16); }
+QSPEC_DEVICE float bf16_high(uint32_t pair) { return float_of_bits(pair & 0xffff0000u); }
+
+#if !defined(__CUDACC__)
+inline uint32_t emulated_bf16(float value) {
+  uint32_t word = bits_of_float(value);
+  if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+}
+#endif
+
+// Two floats rounded to nearest even: `low` in the low half.
+QSPEC_DEVICE uint32_t pack_bf16(float low, float high) {
+#if defined(__CUDACC__)
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+#else
+  return emulated_bf16(low) | emulated_bf16(high) << 16;
+#endif
+}
+
+QSPEC_DEVICE uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
+#if defined(__CUDACC__)
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(mask), "r"(bits));
+  return d;
+#else
+  return (a & mask) | bits;
+#endif
+}
+// a - b and a · b + c of bfloat16 pairs, rounded once.
+QSPEC_DEVICE uint32_t bf16x2_sub(uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  uint32_t d;
+#if __CUDA_ARCH__ >= 900
+  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+#else
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(0xbf80bf80u), "r"(a));  // b · -1 + a
+#endif
+  return d;
+#else
+  return pack_bf16(bf16_low(a) - bf16_low(b), bf16_high(a) - bf16_high(b));
+#endif
+}
+QSPEC_DEVICE uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(__CUDACC__)
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#else
+  return pack_bf16(bf16_low(a) * bf16_low(b) + bf16_low(c), bf16_high(a) * bf16_high(b) + bf16_high(c));
+#endif
+}
+
+// ---- Arithmetic that must round the same wherever it is inlined (the build also switches contraction off) ---------------------------
+
+QSPEC_DEVICE float exp2_fast(float x) {
+#if defined(__CUDACC__)
+  float d;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+#else
+  return std::exp2(x);
+#endif
+}
+QSPEC_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
+QSPEC_DEVICE bool is_finite(float x) { return (bits_of_float(x) & 0x7f800000u) != 0x7f800000u; }
+QSPEC_DEVICE bool is_nan(float x) { return (bits_of_float(x) & 0x7fffffffu) > 0x7f800000u; }
+
+// ---- Warps -------------------------------------------------------------------------------------------------------------------------
+
+#if defined(__CUDACC__)
+QSPEC_DEVICE void sync_warp() { __syncwarp(); }
+QSPEC_DEVICE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+QSPEC_DEVICE int shuffle_xor(int v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+QSPEC_DEVICE int shuffle_from(int v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+QSPEC_DEVICE float shuffle_from(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+QSPEC_DEVICE double shuffle_xor(double v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+#else
+struct ShuffleLane {
+  uint32_t value;
+  int from;
+  uint32_t result;
+};
+inline void combine_shuffle(void* const lanes[32]) {
+  for (int i = 0; i < kWarp; ++i) {
+    auto* lane = static_cast<ShuffleLane*>(lanes[i]);
+    lane->result = static_cast<ShuffleLane*>(lanes[lane->from])->value;
+  }
+}
+inline void combine_nothing(void* const*) {}
+inline void sync_warp() { emulator::collective(nullptr, combine_nothing, "sync_warp"); }
+inline uint32_t emulated_shuffle(uint32_t value, int from) {
+  ShuffleLane lane{value, from, 0};
+  emulator::collective(&lane, combine_shuffle, "shuffle");
+  return lane.result;
+}
+inline float shuffle_xor(float v, int mask) { return float_of_bits(emulated_shuffle(bits_of_float(v), lane_index() ^ mask)); }
+inline int shuffle_xor(int v, int mask) { return static_cast<int>(emulated_shuffle(static_cast<uint32_t>(v), lane_index() ^ mask)); }
+inline float shuffle_from(float v, int lane) { return float_of_bits(emulated_shuffle(bits_of_float(v), lane)); }
+inline double shuffle_xor(double v, int mask) {
+  uint32_t words[2];
+  std::memcpy(words, &v, 8);
+  for (uint32_t& word : words) word = emulated_shuffle(word, lane_index() ^ mask);
+  std::memcpy(&v, words, 8);
+  return v;
+}
+inline int shuffle_from(int v, int lane) { return static_cast<int>(emulated_shuffle(static_cast<uint32_t>(v), lane)); }
+#endif
+
+// ---- Blocks and the grid ---------------------------------------------------------------------------------------------------------------
+
+// All `num_threads` (whole warps) of the block that name this `id` (1 … 15).
+QSPEC_DEVICE void named_barrier(int id, int num_threads) {
+#if defined(__CUDACC__)
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+#else
+  emulator::named_barrier(id, num_threads);
+#endif
+}
+QSPEC_DEVICE void fence_block() {
+#if defined(__CUDACC__)
+  __threadfence_block();
+#endif
+}
+QSPEC_DEVICE void fence_device() {
+#if defined(__CUDACC__)
+  __threadfence();
+#endif
+}
+QSPEC_DEVICE void pause() {
+#if !defined(__CUDACC__)
+  emulator::spin();
+#endif
+}
+// Shared or global; returns the value before.
+QSPEC_DEVICE int atomic_add(int* address, int value) {
+#if defined(__CUDACC__)
+  return atomicAdd(address, value);
+#else
+  emulator::progress();
+  const int before = *address;
+  *address += value;
+  return before;
+#endif
+}
+// Shared memory; sums of integers come out the same in any order.
+QSPEC_DEVICE void atomic_add(unsigned long long* address, unsigned long long value) {
+#if defined(__CUDACC__)
+  atomicAdd(address, value);
+#else
+  *address += value;
+#endif
+}
+// *address += value where nobody else adds meanwhile; nothing waits for it.
+QSPEC_DEVICE void add_to(float* address, float value) {
+#if defined(__CUDACC__)
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(address), "f"(value) : "memory");
+#else
+  *address += value;
+#endif
+}
+QSPEC_DEVICE int atomic_exchange(int* address, int value) {
+#if defined(__CUDACC__)
+  return atomicExch(address, value);
+#else
+  const int before = *address;
+  *address = value;
+  return before;
+#endif
+}
+QSPEC_DEVICE void atomic_or(int* address, int value) {
+#if defined(__CUDACC__)
+  atomicOr(address, value);
+#else
+  *address |= value;
+#endif
+}
+QSPEC_DEVICE void add_release(unsigned long long* address, unsigned long long value) {
+#if defined(__CUDACC__)
+  asm volatile("red.release.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+#else
+  *address += value;
+  emulator::progress();
+#endif
+}
+QSPEC_DEVICE unsigned long long load_acquire(const unsigned long long* address) {
+#if defined(__CUDACC__)
+  unsigned long long v;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+  return v;
+#else
+  return *address;
+#endif
+}
+
+// ---- Memory ------------------------------------------------------------------------------------------------------------------------
+
+// Past L1, which isn't coherent: for everything that another block may have written in this kernel.
+template <typename T>
+QSPEC_DEVICE T load_l2(const T* address) {
+#if defined(__CUDACC__)
+  return __ldcg(address);
+#else
+  return *address;
+#endif
+}
+template <typename T>
+QSPEC_DEVICE void store_l2(T* address, T value) {
+#if defined(__CUDACC__)
+  __stcg(address, value);
+#else
+  *address = value;
+#endif
+}
+// Never written while a kernel runs.
+template <typename T>
+QSPEC_DEVICE T load_constant(const T* address) {
+#if defined(__CUDACC__)
+  return __ldg(address);
+#else
+  return *address;
+#endif
+}
+
+#if defined(__CUDACC__)
+QSPEC_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+#endif
+
+// Shared memory that another warp writes meanwhile.
+QSPEC_DEVICE int load_shared(const int* address) { return *const_cast<const volatile int*>(address); }
+QSPEC_DEVICE void store_shared(int* address, int value) {
+  *const_cast<volatile int*>(address) = value;
+#if !defined(__CUDACC__)
+  emulator::progress();
+#endif
+}
+
+// 16 bytes, global to shared, asynchronous in groups (sm_80).
+QSPEC_DEVICE void copy_async_16(void* shared, const void* global) {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+#else
+  emulator::copy_async(shared, global, 16);
+#endif
+}
+QSPEC_DEVICE void commit_async() {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+  emulator::commit_async();
+#endif
+}
+template <int in_flight>
+QSPEC_DEVICE void wait_async() {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.wait_group %0;" ::"n"(in_flight) : "memory");
+#else
+  emulator::wait_async(in_flight);
+#endif
+}
+
+// ---- mbarrier and bulk copies (sm_90) --------------------------------------------------------------------------------------------------
+
+QSPEC_DEVICE void barrier_init(uint64_t* barrier, int count) {
+#if defined(__CUDACC__)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+#else
+  emulator::barrier_init(barrier, count);
+#endif
+}
+// After the inits, before anybody else (the copy engine too) uses them.
+QSPEC_DEVICE void fence_barrier_init() {
+#if defined(__CUDACC__)
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+QSPEC_DEVICE void barrier_arrive(uint64_t* barrier) {
+#if defined(__CUDACC__)
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+#else
+  emulator::barrier_arrive(barrier);
+#endif
+}
+QSPEC_DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+#if defined(__CUDACC__)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+#else
+  emulator::barrier_expect(barrier, bytes);
+#endif
+}
+// Has the phase of this parity completed?
+QSPEC_DEVICE bool barrier_test(const uint64_t* barrier, uint32_t parity) {
+#if defined(__CUDACC__)
+  uint32_t done;
+  asm volatile(
+      "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+      : "=r"(done)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+#else
+  return emulator::barrier_test(barrier, parity);
+#endif
+}
+// Global to shared by the copy engine; both 16-byte aligned, whole multiples of 16. Its bytes count towards `barrier`.
+QSPEC_DEVICE void bulk_copy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+#else
+  emulator::bulk_copy(shared, global, bytes, barrier);
+#endif
+}
+// ---- Tensor cores ------------------------------------------------------------------------------------------------------------------
+
+#if !defined(__CUDACC__)
+template <typename Value>
+struct MmaLane {
+  Value* d;
+  const uint32_t* a;
+  uint32_t b0, b1;
+};
+inline float bf16_element(uint32_t word, int i) { return i == 0 ? bf16_low(word) : bf16_high(word); }
+inline void combine_mma_bf16(void* const lanes[32]) {
+  float a[16][16], b[16][8];
+  for (int l = 0; l < kWarp; ++l) {
+    const auto& lane = *static_cast<MmaLane<float>*>(lanes[l]);
+    const int g = l / 4, t = l % 4;
+    for (int e = 0; e < 2; ++e) {
+      a[g][2 * t + e] = bf16_element(lane.a[0], e), a[g + 8][2 * t + e] = bf16_element(lane.a[1], e);
+      a[g][2 * t + 8 + e] = bf16_element(lane.a[2], e), a[g + 8][2 * t + 8 + e] = bf16_element(lane.a[3], e);
+      b[2 * t + e][g] = bf16_element(lane.b0, e), b[2 * t + 8 + e][g] = bf16_element(lane.b1, e);
+    }
+  }
+  for (int l = 0; l < kWarp; ++l) {
+    auto& lane = *static_cast<MmaLane<float>*>(lanes[l]);
+    for (int i = 0; i < 4; ++i) {
+      const int row = l / 4 + 8 * (i / 2), column = 2 * (l % 4) + i % 2;
+      double sum = lane.d[i];
+      for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
+      lane.d[i] = static_cast<float>(sum);
+    }
+  }
+}
+inline void combine_mma_u8s8(void* const lanes[32]) {
+  int a[16][32], b[32][8];
+  for (int l = 0; l < kWarp; ++l) {
+    const auto& lane = *static_cast<MmaLane<int>*>(lanes[l]);
+    const int g = l / 4, t = l % 4;
+    for (int e = 0; e < 4; ++e) {
+      const auto u8 = [e](uint32_t w) { return static_cast<int>(w >> 8 * e & 255u); };
+      const auto s8 = [e](uint32_t w) { return static_cast<int>(static_cast<int8_t>(w >> 8 * e & 255u)); };
+      a[g][4 * t + e] = u8(lane.a[0]), a[g + 8][4 * t + e] = u8(lane.a[1]);
+      a[g][4 * t + 16 + e] = u8(lane.a[2]), a[g + 8][4 * t + 16 + e] = u8(lane.a[3]);
+      b[4 * t + e][g] = s8(lane.b0), b[4 * t + 16 + e][g] = s8(lane.b1);
+    }
+  }
+  for (int l = 0; l < kWarp; ++l) {
+    auto& lane = *static_cast<MmaLane<int>*>(lanes[l]);
+    for (int i = 0; i < 4; ++i)
+      for (int k = 0; k < 32; ++k) lane.d[i] += a[l / 4 + 8 * (i / 2)][k] * b[k][2 * (l % 4) + i % 2];
+  }
+}
+struct LdmatrixLane {
+  const void* row;
+  uint32_t* out;
+};
+template <bool transposed, int count>
+void combine_ldmatrix(void* const lanes[32]) {
+  uint16_t m[count][8][8];
+  for (int i = 0; i < 8 * count; ++i) std::memcpy(m[i / 8][i % 8], static_cast<LdmatrixLane*>(lanes[i])->row, 16);
+  for (int l = 0; l < kWarp; ++l) {
+    const int g = l / 4, t = l % 4;
+    for (int i = 0; i < count; ++i) {
+      const uint32_t low = transposed ? m[i][2 * t][g] : m[i][g][2 * t], high = transposed ? m[i][2 * t + 1][g] : m[i][g][2 * t + 1];
+      static_cast<LdmatrixLane*>(lanes[l])->out[i] = low | high << 16;
+    }
+  }
+}
+#endif
+
+// d += A (16x16, row) · B (16x8, col), float accumulators. Lane 4·g + t: A rows g, g+8; B and d columns g and 2t, 2t+1.
+QSPEC_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDACC__)
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  MmaLane<float> lane{d, a, b0, b1};
+  emulator::collective(&lane, combine_mma_bf16, "mma_bf16");
+#endif
+}
+// d += A (16x32 unsigned) · B (32x8 signed), int accumulators.
+QSPEC_DEVICE void mma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDACC__)
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  MmaLane<int> lane{d, a, b0, b1};
+  emulator::collective(&lane, combine_mma_u8s8, "mma_u8s8");
+#endif
+}
+// Four 8x8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8. Lane (g, t) gets row g, columns 2t, 2t+1 of each.
+QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* row) {
+#if defined(__CUDACC__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+#else
+  LdmatrixLane lane{row, r};
+  emulator::collective(&lane, combine_ldmatrix<false, 4>, "load_matrix_x4");
+#endif
+}
+// The same, each transposed: lane (g, t) gets rows 2t, 2t+1 of column g.
+QSPEC_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row) {
+#if defined(__CUDACC__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+#else
+  LdmatrixLane lane{row, r};
+  emulator::collective(&lane, combine_ldmatrix<true, 4>, "load_matrix_x4_transposed");
+#endif
+}
+
+// ---- Programmatic dependent launch (sm_90) -----------------------------------------------------------------------------------------
+
+// Before this, a kernel may overlap the one before it in the stream.
+QSPEC_DEVICE void wait_for_previous_kernel() {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+QSPEC_DEVICE void allow_next_kernel() {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace qspec::cuda

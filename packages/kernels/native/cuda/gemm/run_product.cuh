@@ -1,0 +1,199 @@
+// One run (512 k) of one or two row-tiles times all rows: the inner loop of every product, used by every kernel so that all sum alike.
+//
+// Weights come from wherever `WeightPieces` points (shared memory), activations from x-form in shared memory. Accumulators: lane (g, t) holds
+// for row-tile j and row block c: outputs g and g+8 of batch rows 2t, 2t+1 as [j][c][0..3] = (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
+#pragma once
+#include "common/primitives.cuh"
+#include "step/step_program.h"
+
+namespace qspec::cuda {
+
+constexpr uint32_t kNibbleMask = 0x000f000fu;
+constexpr uint32_t kBf16Magic = 0x43004300u;   // 128.0 twice: a nibble in the low mantissa bits makes 128 + nibble, exactly
+constexpr uint32_t kBf16Offset = 0x43084308u;  // 136.0 twice: takes away the 128 and the stored + 8
+constexpr uint32_t kByteMask = 0x0f0f0f0fu;
+
+// One word of a 4-bit plane -> the four A registers of mma.m16n8k16 (codes in [-8, 7], exact).
+QSPEC_DEVICE void unpack_nibbles(uint32_t word, uint32_t (&a)[4]) {
+  QSPEC_UNROLL
+  for (int i = 0; i < 4; ++i) a[i] = bf16x2_sub(and_or(word >> (4 * i), kNibbleMask, kBf16Magic), kBf16Offset);
+}
+// hi and lo words -> radix · hi + lo (an 8-bit integer, exact in bf16). `radix2` is the radix as a bf16 pair.
+QSPEC_DEVICE void unpack_nested(uint32_t hi, uint32_t lo, uint32_t radix2, uint32_t (&a)[4]) {
+  uint32_t low[4];
+  unpack_nibbles(hi, a);
+  unpack_nibbles(lo, low);
+  QSPEC_UNROLL
+  for (int i = 0; i < 4; ++i) a[i] = bf16x2_fma(a[i], radix2, low[i]);
+}
+QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
+// Where the activations of one run lie in shared memory.
+struct RunInput {
+  const uint8_t* x;     // x-form at the run's first tile
+  const float* scales;  // integer: [groups of this run][columns]
+  const int32_t* sums;
+  RowBlocks blocks;
+};
+
+template <int tiles, int n8>
+struct Accumulator {
+  float value[tiles][n8][4];
+  QSPEC_DEVICE void clear() {
+    QSPEC_UNROLL
+    for (int j = 0; j < tiles; ++j)
+      QSPEC_UNROLL
+      for (int c = 0; c < n8; ++c)
+        QSPEC_UNROLL
+        for (int i = 0; i < 4; ++i) value[j][c][i] = 0.0f;
+  }
+};
+
+// total += scale · group, per output row; clears group.
+template <int tiles, int n8>
+QSPEC_DEVICE void flush_group(Accumulator<tiles, n8>& total, Accumulator<tiles, n8>& group, const uint8_t* const (&scales)[tiles], int q, int g) {
+  QSPEC_UNROLL
+  for (int j = 0; j < tiles; ++j) {
+    const uint32_t pair = *reinterpret_cast<const uint32_t*>(scales[j] + q * kScaleBytes + 4 * g);
+    const float low = bf16_low(pair), high = bf16_high(pair);
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c)
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        total.value[j][c][i] = fmaf(i < 2 ? low : high, group.value[j][c][i], total.value[j][c][i]);
+        group.value[j][c][i] = 0.0f;
+      }
+  }
+}
+
+// Quantised weights, bfloat16 activations. `hi`: codes of the run followed by its scales; `lo`: codes (kHiLo).
+template <GemmMode mode, int tiles, int n8>
+QSPEC_DEVICE void quantized_run(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], const uint8_t* const (&lo)[tiles], int num_tiles,
+                                int num_groups, int half_shift, uint32_t radix2, const RunInput& input, int lane) {
+  const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 64;
+  const uint8_t* x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 16;
+  const uint8_t* scales[tiles];
+  QSPEC_UNROLL
+  for (int j = 0; j < tiles; ++j) scales[j] = hi[j] + num_tiles * kTileBytes;
+  Accumulator<tiles, n8> group;
+  group.clear();
+#if defined(__CUDACC__)
+#pragma unroll 2
+#endif
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    uint4 high[tiles];
+    [[maybe_unused]] uint4 low[tiles];
+    QSPEC_UNROLL
+    for (int j = 0; j < tiles; ++j) {
+      high[j] = *reinterpret_cast<const uint4*>(hi[j] + tile * kTileBytes + lane * 16);
+      if constexpr (mode == GemmMode::kHiLo) low[j] = *reinterpret_cast<const uint4*>(lo[j] + tile * kTileBytes + lane * 16);
+    }
+    QSPEC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      uint32_t a[tiles][2][4];
+      QSPEC_UNROLL
+      for (int j = 0; j < tiles; ++j)
+        QSPEC_UNROLL
+        for (int s = 0; s < 2; ++s) {
+          if constexpr (mode == GemmMode::kHiLo) unpack_nested(word_of(high[j], 2 * half + s), word_of(low[j], 2 * half + s), radix2, a[j][s]);
+          else unpack_nibbles(word_of(high[j], 2 * half + s), a[j][s]);
+        }
+      QSPEC_UNROLL
+      for (int c = 0; c < n8; ++c) {
+        const uint4 b = *reinterpret_cast<const uint4*>(x + (c * 2 + half) * half_bytes);
+        QSPEC_UNROLL
+        for (int j = 0; j < tiles; ++j) {
+          mma_bf16(group.value[j][c], a[j][0], b.x, b.y);
+          mma_bf16(group.value[j][c], a[j][1], b.z, b.w);
+        }
+      }
+      const int halves = 2 * tile + half + 1;
+      if ((halves & ((1 << half_shift) - 1)) == 0 && (halves - 1) >> half_shift < num_groups)
+        flush_group(total, group, scales, (halves - 1) >> half_shift, g);
+    }
+    x += n8 * 2 * half_bytes;
+  }
+}
+
+// A piece of a dense run: `num_tiles` tiles from `dense` on.
+template <int tiles, int n8>
+QSPEC_DEVICE void dense_tiles(Accumulator<tiles, n8>& total, const uint8_t* const (&dense)[tiles], int num_tiles, const RunInput& input, int first_tile,
+                              int lane) {
+  const int half_bytes = input.blocks.rows * 64;
+  const uint8_t* x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 16 + first_tile * n8 * 2 * half_bytes;
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    QSPEC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      uint32_t a[tiles][2][4];
+      QSPEC_UNROLL
+      for (int j = 0; j < tiles; ++j)
+        QSPEC_UNROLL
+        for (int s = 0; s < 2; ++s) {
+          const uint4 v = *reinterpret_cast<const uint4*>(dense[j] + tile * kDenseTileBytes + (2 * half + s) * 512 + lane * 16);
+          a[j][s][0] = v.x, a[j][s][1] = v.y, a[j][s][2] = v.z, a[j][s][3] = v.w;
+        }
+      QSPEC_UNROLL
+      for (int c = 0; c < n8; ++c) {
+        const uint4 b = *reinterpret_cast<const uint4*>(x + (c * 2 + half) * half_bytes);
+        QSPEC_UNROLL
+        for (int j = 0; j < tiles; ++j) {
+          mma_bf16(total.value[j][c], a[j][0], b.x, b.y);
+          mma_bf16(total.value[j][c], a[j][1], b.z, b.w);
+        }
+      }
+    }
+    x += n8 * 2 * half_bytes;
+  }
+}
+
+// Quantised weights (the hi plane), integer activations: exact integer sums a group, then scales.
+template <int tiles, int n8>
+QSPEC_DEVICE void integer_run(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], int num_tiles, int num_groups, int half_shift,
+                              const RunInput& input, int lane) {
+  const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 32, columns = input.blocks.columns();
+  const uint8_t* x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 8;
+  int sum[tiles][n8][4];
+  QSPEC_UNROLL
+  for (int j = 0; j < tiles; ++j)
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c)
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) sum[j][c][i] = 0;
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    uint4 high[tiles];
+    QSPEC_UNROLL
+    for (int j = 0; j < tiles; ++j) high[j] = *reinterpret_cast<const uint4*>(hi[j] + tile * kTileBytes + lane * 16);
+    QSPEC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      QSPEC_UNROLL
+      for (int c = 0; c < n8; ++c) {
+        const uint2 b = *reinterpret_cast<const uint2*>(x + (c * 2 + half) * half_bytes);
+        QSPEC_UNROLL
+        for (int j = 0; j < tiles; ++j) {
+          const uint32_t w0 = word_of(high[j], 2 * half), w1 = word_of(high[j], 2 * half + 1);
+          const uint32_t a[4] = {w0 & kByteMask, w0 >> 4 & kByteMask, w1 & kByteMask, w1 >> 4 & kByteMask};
+          mma_u8s8(sum[j][c], a, b.x, b.y);
+        }
+      }
+      const int halves = 2 * tile + half + 1, q = (halves - 1) >> half_shift;
+      if ((halves & ((1 << half_shift) - 1)) != 0 || q >= num_groups) continue;
+      QSPEC_UNROLL
+      for (int j = 0; j < tiles; ++j) {
+        const uint32_t pair = *reinterpret_cast<const uint32_t*>(hi[j] + num_tiles * kTileBytes + q * kScaleBytes + 4 * g);
+        QSPEC_UNROLL
+        for (int c = 0; c < n8; ++c)
+          QSPEC_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            const int column = n8 == 1 ? (2 * t + (i & 1)) & (columns - 1) : 8 * c + 2 * t + (i & 1);  // missing rows read others'
+            const int at = q * columns + column;
+            const float value = static_cast<float>(sum[j][c][i] - 8 * input.sums[at]) * input.scales[at];
+            total.value[j][c][i] = fmaf(i < 2 ? bf16_low(pair) : bf16_high(pair), value, total.value[j][c][i]);
+            sum[j][c][i] = 0;
+          }
+      }
+    }
+    x += n8 * 2 * half_bytes;
+  }
+}
+
+}  // namespace qspec::cuda

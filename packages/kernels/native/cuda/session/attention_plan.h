@@ -1,0 +1,32 @@
+// How attention over the rows of one launch is shared out: items for the blocks, and which of their results are folded together.
+#pragma once
+#include <vector>
+
+#include "step/step_program.h"
+
+namespace qspec::cuda {
+
+// Rows of one sequence, ascending by position. `start`: first position whose slot its ancestors name (tree), or INT32_MAX.
+struct SequenceRows {
+  int begin, end;
+  int start;
+};
+
+struct AttentionGeometry {
+  int num_heads, num_kv_heads;
+  int num_blocks;        // of the grid
+  int split_slots;       // StepWorkspace: results of splits that fit
+  int segment_slots;
+  int max_folds;
+};
+
+struct AttentionPlan {
+  std::vector<AttentionItem> items;
+  std::vector<AttentionFold> folds;
+  int split_stride = 0, segment_stride = 0;
+};
+
+// `positions` of all rows. False when the results don't fit the workspace.
+bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, AttentionPlan* out);
+
+}  // namespace qspec::cuda

@@ -1,0 +1,89 @@
+#include "session/launch_list.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace qspec::cuda {
+
+Status LaunchList::add(bool is_draft, const PassRows& pass) {
+  const int rows = static_cast<int>(pass.rows()), count = (rows + kMaxStepRows - 1) / kMaxStepRows;
+  if (static_cast<int>(launches_.size()) + count > max_launches_)
+    return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
+  for (int i = 0; i < count; ++i) {
+    const int first = rows * i / count, end = rows * (i + 1) / count;
+    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, end - first));
+  }
+  return {};
+}
+
+Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, int count) {
+  const auto slice = [&](const std::vector<int32_t>& all) { return std::vector<int32_t>(all.begin() + first, all.begin() + first + count); };
+  const std::vector<int32_t> positions = slice(pass.positions);
+  std::vector<SequenceRows> sequences;
+  std::vector<int32_t> page_starts, sequence_rows;
+  for (int i = 0; i < count; ++i) {
+    const int32_t sequence = pass.sequences[first + i];
+    if (i == 0 || sequence != pass.sequences[first + i - 1]) {
+      sequences.push_back({i, i, std::numeric_limits<int32_t>::max()});
+      page_starts.push_back((*page_offsets_)[sequence]);
+      sequence_rows.push_back(i);
+    }
+    sequences.back().end = i + 1;
+    if (pass.has_ancestors) sequences.back().start = std::min(sequences.back().start, pass.ancestor_starts[first + i]);
+  }
+  sequence_rows.push_back(count);
+  AttentionPlan attention;
+  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, &attention))
+    return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
+
+  Launch launch;
+  launch.is_draft = is_draft, launch.slot = static_cast<int>(launches_.size());
+  const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first), end = std::lower_bound(begin, pass.logit_rows.end(), first + count);
+  launch.first_logit_row = static_cast<int>(begin - pass.logit_rows.begin()), launch.num_logit_rows = static_cast<int>(end - begin);
+  std::vector<int32_t> logit_rows(begin, end);
+  for (int32_t& row : logit_rows) row -= first;
+  launch.row_class = row_class_of(count);
+
+  StepBatch b{};
+  b.rows = count, b.logit_rows = launch.num_logit_rows;
+  b.num_items = static_cast<int>(attention.items.size()), b.num_folds = static_cast<int>(attention.folds.size());
+  b.split_stride = std::max(attention.split_stride, 1), b.segment_stride = std::max(attention.segment_stride, 1);
+  b.tokens = arrays_.tokens, b.page_ids = arrays_.page_ids;
+  b.token_index = arena_.put(slice(pass.token_index));
+  b.positions = arena_.put(positions);
+  b.slots = arena_.put(slice(pass.slots));
+  b.page_offsets = arena_.put(page_starts);
+  b.sequence_rows = arena_.put(sequence_rows);
+  b.logit_row_index = arena_.put(logit_rows);
+  b.items = arena_.put(attention.items);
+  b.folds = arena_.put(attention.folds);
+  if (pass.has_ancestors) {
+    b.has_tree = 1, b.max_ancestors = pass.max_ancestors;
+    b.ancestor_starts = arena_.put(slice(pass.ancestor_starts));
+    b.ancestor_slots = arena_.put(pass.ancestor_slots.data() + static_cast<int64_t>(first) * pass.max_ancestors, static_cast<size_t>(count) * pass.max_ancestors);
+  }
+  arena_.put_fixed(step_struct_offset(launch.slot), b);
+  if (!pass.samples.empty() && launch.num_logit_rows > 0) {
+    launch.is_sampled = true;
+    for (int i = 0; i < launch.num_logit_rows; ++i) launch.has_general |= pass.samples[launch.first_logit_row + i].is_general != 0;
+    add_samples(pass, launch);
+  }
+  launches_.push_back(launch);
+  return {};
+}
+
+void LaunchList::add_samples(const PassRows& pass, const Launch& launch) {
+  const std::vector<SampleRow> rows(pass.samples.begin() + launch.first_logit_row, pass.samples.begin() + launch.first_logit_row + launch.num_logit_rows);
+  std::vector<int32_t> general;
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (rows[i].is_general) general.push_back(static_cast<int32_t>(i));
+  SampleBatch s{};
+  s.num_rows = launch.num_logit_rows, s.num_general = static_cast<int32_t>(general.size());
+  s.rows = arena_.put(rows);
+  s.general_rows = arena_.put(general);
+  s.samplers = arrays_.samplers, s.bias_ids = arrays_.bias_ids, s.bias_values = arrays_.bias_values, s.history = arrays_.history;
+  s.tokens = arrays_.tokens;
+  arena_.put_fixed(sample_struct_offset(launch.slot), s);
+}
+
+}  // namespace qspec::cuda

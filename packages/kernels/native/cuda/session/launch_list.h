@@ -1,0 +1,72 @@
+// One call's work as a list of kernel launches, with everything that they read gathered in the upload arena first: no launch waits for the host.
+#pragma once
+#include <vector>
+
+#include "sampling/sample_params.h"
+#include "session/attention_plan.h"
+#include "session/rows.h"
+#include "session/upload_arena.h"
+#include "step/step_config.h"
+
+namespace qspec::cuda {
+
+// A forward pass over any number of rows, to be cut into launches. Rows of a sequence must lie together, ascending by position.
+struct PassRows {
+  std::vector<int32_t> token_index;  // into the call's pool of tokens
+  std::vector<int32_t> positions, sequences, slots;
+  std::vector<int32_t> logit_rows;   // ascending
+  std::vector<SampleRow> samples;    // one a logit row, or empty: nothing is sampled
+  bool has_ancestors = false;
+  int max_ancestors = 0;
+  std::vector<int32_t> ancestor_starts, ancestor_slots;
+  int64_t rows() const { return static_cast<int64_t>(positions.size()); }
+};
+
+struct Launch {
+  bool is_draft = false;
+  int row_class = 0;
+  int slot = 0;                        // of its structs in the arena's fixed part
+  int first_logit_row = 0, num_logit_rows = 0;
+  bool is_sampled = false, has_general = false;
+};
+
+// Device addresses that all launches of a call share.
+struct CallArrays {
+  int32_t* tokens = nullptr;           // the pool
+  const int32_t* page_ids = nullptr;
+  const DeviceSampler* samplers = nullptr;
+  const int32_t* bias_ids = nullptr;
+  const float* bias_values = nullptr;
+  const int32_t* history = nullptr;
+};
+
+constexpr size_t kLaunchStructBytes = 256;  // StepBatch and SampleBatch of one launch
+static_assert(sizeof(StepBatch) <= 192 && sizeof(SampleBatch) <= 64, "both fit a slot");
+inline size_t step_struct_offset(int slot) { return slot * kLaunchStructBytes; }
+inline size_t sample_struct_offset(int slot) { return slot * kLaunchStructBytes + 192; }
+
+class LaunchList {
+ public:
+  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int max_launches) : arena_(arena), geometry_(geometry), max_launches_(max_launches) {}
+
+  void begin(const CallArrays& arrays, const std::vector<int32_t>& page_offsets) {
+    arrays_ = arrays, page_offsets_ = &page_offsets;
+    launches_.clear();
+  }
+  // Cuts the pass into launches of at most 32 rows, about equal. Returns the index of its first one.
+  Status add(bool is_draft, const PassRows& pass);
+  const std::vector<Launch>& launches() const { return launches_; }
+
+ private:
+  Status add_launch(bool is_draft, const PassRows& pass, int first, int count);
+  void add_samples(const PassRows& pass, const Launch& launch);
+
+  UploadArena& arena_;
+  const AttentionGeometry& geometry_;
+  const int max_launches_;
+  CallArrays arrays_;
+  const std::vector<int32_t>* page_offsets_ = nullptr;
+  std::vector<Launch> launches_;
+};
+
+}  // namespace qspec::cuda

@@ -1,0 +1,275 @@
+#include "session/step_plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "weights/device_weight.h"
+
+namespace qspec::cuda {
+
+namespace {
+
+size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+int log2_of(int value) {
+  int shift = 0;
+  while (1 << shift < value) ++shift;
+  return shift;
+}
+int64_t x_bytes(const BufferSpec& spec, int columns) {
+  const int64_t tiles = (spec.width + kTileK - 1) / kTileK;
+  return tiles * columns * (spec.is_quantized ? 64 : 128);
+}
+int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
+const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<const ResidentDeviceWeight&>(*weight).view(); }
+
+}  // namespace
+
+// ---- Buffers ----
+
+size_t StepBuffers::bytes(const LoweredProgram& program) {
+  size_t total = 0;
+  for (size_t i = 0; i < program.program->buffers.size(); ++i) {
+    const BufferSpec& spec = program.program->buffers[i];
+    if (program.has_float[i]) total += aligned(static_cast<size_t>(spec.width) * kMaxStepRows * 4);
+    if (program.has_x[i]) total += aligned(x_bytes(spec, kMaxStepRows)) + 2 * aligned(scale_bytes(spec, kMaxStepRows)) + aligned(kMaxStepRows * 4);
+  }
+  return total + program.num_rope_tables * aligned(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2));
+}
+
+StepBuffers::StepBuffers(const LoweredProgram& program, uint8_t* base) {
+  const auto take = [&base](size_t bytes) { return std::exchange(base, base + aligned(bytes)); };
+  for (size_t i = 0; i < program.program->buffers.size(); ++i) {
+    const BufferSpec& spec = program.program->buffers[i];
+    floats_.push_back(program.has_float[i] ? reinterpret_cast<float*>(take(static_cast<size_t>(spec.width) * kMaxStepRows * 4)) : nullptr);
+    x_forms_.push_back(nullptr);
+    if (!program.has_x[i]) continue;
+    x_forms_.back() = take(x_bytes(spec, kMaxStepRows));
+    take(scale_bytes(spec, kMaxStepRows)), take(scale_bytes(spec, kMaxStepRows)), take(kMaxStepRows * 4);
+  }
+  for (int i = 0; i < program.num_rope_tables; ++i) tables_.push_back(reinterpret_cast<float2*>(take(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2))));
+}
+
+XForm StepBuffers::x_form(const LoweredProgram& program, int buffer) const {
+  const BufferSpec& spec = program.program->buffers[buffer];
+  XForm x{};
+  x.bits = spec.is_quantized ? static_cast<uint8_t>(spec.bits) : 16;
+  x.data = x_forms_[buffer];
+  uint8_t* behind = x.data + aligned(x_bytes(spec, kMaxStepRows));
+  const size_t scales = aligned(scale_bytes(spec, kMaxStepRows));
+  x.factors = reinterpret_cast<float*>(behind + 2 * scales);
+  if (!spec.is_quantized) return x;
+  x.group_shift = static_cast<uint8_t>(log2_of(spec.group_size)), x.per_token = spec.per_token;
+  x.scales = reinterpret_cast<float*>(behind), x.sums = reinterpret_cast<int32_t*>(behind + scales);
+  return x;
+}
+
+// ---- Vectors ----
+
+Status VectorStore::add(const VectorRef& vector) {
+  if (!vector || on_device_.count(vector.get()) != 0) return {};
+  DeviceBuffer buffer;
+  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(vector->size() * 4, "a vector", &buffer));
+  QSPEC_RETURN_IF_ERROR(buffer.upload(vector->data(), vector->size() * 4));
+  on_device_.emplace(vector.get(), std::move(buffer));
+  return {};
+}
+
+Status VectorStore::add(const LoweredProgram& program) {
+  for (const ProgramOp& op : program.program->ops)
+    for (const VectorRef& vector : {op.vector, op.q_norm, op.k_norm}) QSPEC_RETURN_IF_ERROR(add(vector));
+  return {};
+}
+
+size_t VectorStore::bytes() const {
+  size_t total = 0;
+  for (const auto& [key, buffer] : on_device_) total += buffer.bytes();
+  return total;
+}
+
+// ---- Phases ----
+
+class PhaseBuilder {
+ public:
+  PhaseBuilder(const LoweredProgram& program, const StepEnvironment& environment, const VectorStore& vectors, const StepBuffers& buffers, bool is_draft,
+               StepPlan* plan)
+      : program_(program), environment_(environment), vectors_(vectors), buffers_(buffers), is_draft_(is_draft), plan_(*plan) {}
+
+  Status build(int row_class) {
+    class_ = kRowClasses[row_class];
+    blocks_ = blocks_of(class_);
+    demand_ = {};
+    if (program_.head_dim != 0) demand_.x_bytes = attention_tile_bytes(program_.head_dim, class_.n8);
+    demand_.x_bytes = std::max<int>(demand_.x_bytes, kSliceRuns * kRunTiles * x_tile_bytes(blocks_));
+    StepPlan::ClassPlan& out = plan_.classes_[row_class];
+    for (size_t i = 0; i < program_.nodes.size(); ++i) {
+      if (is_left_out(i)) continue;
+      Phase phase;
+      std::memset(static_cast<void*>(&phase), 0, sizeof phase);
+      QSPEC_RETURN_IF_ERROR(fill(program_.nodes[i], &phase));
+      out.phases.push_back(phase);
+    }
+    for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
+    out.first_linear = static_cast<int>(out.phases.size());
+    for (size_t i = out.phases.size(); i-- > 0;) {
+      out.phases[i].next_linear = out.first_linear;
+      if (out.phases[i].kind == PhaseKind::kLinear) out.first_linear = static_cast<int>(i);
+    }
+    if (configure_step(class_, demand_, step_fixed_bytes(), environment_.shared_bytes, &out.config)) return {};
+    return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to fit a multiprocessor's " + std::to_string(environment_.shared_bytes) +
+                                          " bytes of shared memory but its activations need " + std::to_string(demand_.x_bytes) + "; use the CPU backend."};
+  }
+
+ private:
+  // With few rows every block computes its linear's input for itself: cheaper than one more barrier.
+  bool is_prologue(const Node& rows) const { return class_.n8 == 1 && rows.may_be_prologue; }
+  bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && is_prologue(program_.nodes[i]); }
+
+  Status fill(const Node& node, Phase* phase) {
+    phase->kind = node.kind, phase->rows = node.rows;
+    switch (node.kind) {
+      case PhaseKind::kEmbedding:
+        phase->embedding = {device_weight(node.op->weight), buffers_.values(node.output)};
+        return {};
+      case PhaseKind::kRopeTable:
+        phase->rope_table = {vectors_.find(node.rope->vector), node.rope->attention_factor, node.rope->head_dim / 2, buffers_.rope_table(node.table)};
+        return {};
+      case PhaseKind::kGather:
+        phase->source.input = buffers_.values(node.source.input), phase->source.width = node.source.width;
+        phase->linear.output = buffers_.values(node.output);
+        return {};
+      case PhaseKind::kRows:
+        fill_source(node.source, &phase->source);
+        if (node.output >= 0) phase->linear.output = buffers_.values(node.output);
+        else phase->x = x_form(node, node.x_buffer);
+        return {};
+      case PhaseKind::kLinear: return fill_linear(node, phase);
+      case PhaseKind::kAttention: fill_attention(node, &phase->attention); return {};
+    }
+    return {};
+  }
+
+  // Only a norm leaves factors behind.
+  XForm x_form(const Node& node, int buffer) const {
+    XForm x = buffers_.x_form(program_, buffer);
+    if (node.source.source != RowSource::kNorm) x.factors = nullptr;
+    return x;
+  }
+
+  void fill_source(const RowsNode& node, RowsSpec* spec) const {
+    spec->source = node.source;
+    spec->hadamard_shift = static_cast<uint8_t>(log2_of(std::max(node.hadamard_block, 1)));
+    spec->width = node.width;
+    spec->input = buffers_.values(node.input);
+    spec->delta = node.delta >= 0 ? buffers_.values(node.delta) : nullptr;
+    spec->norm_weight = vectors_.find(node.norm_weight);
+    spec->eps = node.eps;
+  }
+
+  Status fill_linear(const Node& node, Phase* phase) {
+    LinearSpec& spec = phase->linear;
+    spec.weight = device_weight(node.op->weight);
+    spec.mode = node.mode, spec.epilogue = node.epilogue;
+    spec.half_shift = spec.weight.group_size ? static_cast<uint8_t>(log2_of(spec.weight.group_size / 32)) : 0;
+    spec.bias = vectors_.find(node.op->vector);
+    phase->x = x_form(node, node.x_buffer);
+    spec.has_prologue = node.made_by >= 0 && is_prologue(program_.nodes[node.made_by]);
+    if (spec.has_prologue) fill_source(node.source, &phase->source);
+    if (node.output >= 0) spec.output = buffers_.values(node.output), spec.output_stride = program_.program->buffers[node.output].width;
+    if (node.out_x >= 0) spec.out_x = buffers_.x_form(program_, node.out_x).data;
+    spec.output_column = node.output_column;
+    spec.num_items = node.epilogue == Epilogue::kSilu ? spec.weight.n_tiles / 2 : spec.weight.n_tiles;
+    return share_out(node, &spec);
+  }
+
+  // Which blocks take which part of k: as few parts as let a part's activations fit.
+  Status share_out(const Node& node, LinearSpec* spec) {
+    const int slices = num_slices(spec->weight.k_tiles), columns = blocks_.columns();
+    const bool is_int = node.mode == GemmMode::kHiInt;
+    const int slice_k = kSliceRuns * kRunK;
+    const int64_t slice_bytes = is_int ? static_cast<int64_t>(columns) * (slice_k + slice_k / spec->weight.group_size * 8) : int64_t{128} * columns * kSliceRuns * kRunTiles;
+    const int most = std::max<int>(static_cast<int>(demand_.x_bytes / slice_bytes), 1);
+    const int parts = (slices + most - 1) / most;
+    if (parts > kMaxParts || parts > environment_.num_blocks)
+      return {StatusCode::kUnsupported, "Expected weights of at most " + std::to_string(std::min(kMaxParts, environment_.num_blocks) * most * slice_k) +
+                                            " input features on CUDA but received " + std::to_string(spec->weight.k) + "; use the CPU backend."};
+    spec->num_parts = parts;
+    int longest = 0;
+    for (int p = 0; p <= parts; ++p) {
+      spec->part_slice[p] = static_cast<int16_t>(slices * p / parts);
+      spec->part_block[p] = static_cast<int16_t>(environment_.num_blocks * spec->part_slice[p] / slices);
+      if (p > 0) longest = std::max(longest, spec->part_slice[p] - spec->part_slice[p - 1]);
+    }
+    demand_.x_bytes = std::max<int64_t>(demand_.x_bytes, std::min<int64_t>(longest * slice_bytes, slice_bytes * slices));
+    const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
+    demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu && class_.n8 < 3 ? 2 : 1));
+    if (node.mode != GemmMode::kDense) demand_.stage_bytes = std::max(demand_.stage_bytes, full_run_bytes(spec->weight.group_size));
+    if (parts > 1) {
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, static_cast<int64_t>(slices) * class_.max_rows * spec->weight.n_tiles * kTileN);
+      plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
+    }
+    return {};
+  }
+
+  void fill_attention(const Node& node, AttentionSpec* spec) const {
+    const ProgramOp& op = *node.op;
+    spec->cache = environment_.kv->layer(op.layer);
+    spec->qkv = buffers_.values(op.input);
+    spec->num_heads = op.num_heads, spec->num_kv_heads = op.num_kv_heads, spec->head_dim = op.head_dim;
+    spec->page_size = environment_.kv->shape().page_size, spec->sliding_window = op.sliding_window;
+    spec->scale = op.scale, spec->eps = node.rope->eps;
+    spec->high_plane_only = is_draft_ && spec->cache.format == KvFormat::kInt8Nested;
+    spec->rope = buffers_.rope_table(node.table);
+    spec->q_norm = vectors_.find(node.rope->q_norm), spec->k_norm = vectors_.find(node.rope->k_norm);
+    if (node.output >= 0) spec->output = buffers_.values(node.output);
+    else spec->out_x = buffers_.x_form(program_, node.x_buffer).data;
+  }
+
+  // Phases that touch nothing in common may follow each other at once.
+  static bool needs_barrier(const std::vector<Phase>& phases, size_t i) {
+    const Phase &now = phases[i], &next = phases[i + 1];
+    if (now.kind == PhaseKind::kRopeTable && (next.kind == PhaseKind::kRopeTable || next.kind == PhaseKind::kEmbedding)) return false;
+    if (now.kind != PhaseKind::kLinear || next.kind != PhaseKind::kLinear) return true;
+    const bool is_chain = next.linear.has_prologue ? next.source.input == now.linear.output : next.x.data == now.linear.out_x && now.linear.out_x;
+    return is_chain || now.linear.num_parts > 1 || next.linear.num_parts > 1 || now.linear.epilogue == Epilogue::kAdd;
+  }
+
+  const LoweredProgram& program_;
+  const StepEnvironment& environment_;
+  const VectorStore& vectors_;
+  const StepBuffers& buffers_;
+  const bool is_draft_;
+  StepPlan& plan_;
+  RowClass class_{};
+  RowBlocks blocks_{};
+  StepDemand demand_;
+};
+
+Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& environment, const VectorStore& vectors, const StepBuffers& buffers,
+                        bool is_draft, std::unique_ptr<StepPlan>* out) {
+  auto plan = std::make_unique<StepPlan>();
+  plan->logits_ = buffers.values(program.program->logits);
+  size_t total = 0;
+  for (int c = 0; c < kNumRowClasses; ++c) {
+    QSPEC_RETURN_IF_ERROR(PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c));
+    total += plan->classes_[c].phases.size() * sizeof(Phase);
+  }
+  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the program's phases", &plan->memory_));
+  std::vector<Phase> all;
+  for (ClassPlan& c : plan->classes_) {
+    c.on_device = plan->memory_.as<Phase>() + all.size();
+    all.insert(all.end(), c.phases.begin(), c.phases.end());
+  }
+  QSPEC_RETURN_IF_ERROR(plan->memory_.upload(all.data(), total));
+  *out = std::move(plan);
+  return {};
+}
+
+void StepPlan::bind(int row_class, StepParams* params) const {
+  const ClassPlan& c = classes_[row_class];
+  params->phases = c.on_device, params->num_phases = static_cast<int>(c.phases.size());
+  params->num_stages = c.config.num_stages, params->stage_bytes = c.config.stage_bytes;
+  params->x_bytes = c.config.x_bytes, params->slab_jobs = c.config.slab_jobs;
+  params->first_linear = c.first_linear;
+}
+
+}  // namespace qspec::cuda

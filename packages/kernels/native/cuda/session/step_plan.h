@@ -1,0 +1,79 @@
+// A lowered program bound to memory: its phases for every class of rows, in device memory, ready to launch.
+#pragma once
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "common/device.h"
+#include "session/device_kv.h"
+#include "session/lowering.h"
+#include "step/step_launch.h"
+
+namespace qspec::cuda {
+
+// What does not depend on the program.
+struct StepEnvironment {
+  int num_blocks = 0;          // of the grid: one a multiprocessor
+  size_t shared_bytes = 0;     // most a block may have
+  const DeviceKv* kv = nullptr;
+};
+
+// Scratch of a program in one device allocation that several programs may share: contents don't survive a launch.
+class StepBuffers {
+ public:
+  static size_t bytes(const LoweredProgram& program);
+  StepBuffers(const LoweredProgram& program, uint8_t* base);
+
+  float* values(int buffer) const { return floats_[buffer]; }
+  XForm x_form(const LoweredProgram& program, int buffer) const;
+  float2* rope_table(int index) const { return tables_[index]; }
+
+ private:
+  std::vector<float*> floats_;
+  std::vector<uint8_t*> x_forms_;
+  std::vector<float2*> tables_;
+};
+
+// Float32 vectors of programs on the device, each once.
+class VectorStore {
+ public:
+  Status add(const LoweredProgram& program);
+  const float* find(const VectorRef& vector) const { return vector ? on_device_.at(vector.get()).as<float>() : nullptr; }
+  size_t bytes() const;
+
+ private:
+  Status add(const VectorRef& vector);
+  std::map<const void*, DeviceBuffer> on_device_;
+};
+
+class StepPlan {
+ public:
+  // `program`, `vectors` and `buffers` outlive it. kUnsupported when a product's activations don't fit a block's shared memory.
+  static Status create(const LoweredProgram& program, const StepEnvironment& environment, const VectorStore& vectors, const StepBuffers& buffers,
+                       bool is_draft, std::unique_ptr<StepPlan>* out);
+
+  const float* logits() const { return logits_; }
+  const StepConfig& config(int row_class) const { return classes_[row_class].config; }
+  const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy, for profiles
+  // Fills everything of StepParams but the batch and the workspace.
+  void bind(int row_class, StepParams* params) const;
+
+  // Floats of StepWorkspace::partials, and counters, that launches need.
+  int64_t partial_floats() const { return partial_floats_; }
+  int64_t num_counters() const { return num_counters_; }
+
+ private:
+  friend class PhaseBuilder;
+  struct ClassPlan {
+    std::vector<Phase> phases;
+    StepConfig config;
+    const Phase* on_device = nullptr;
+    int first_linear = 0;
+  };
+  ClassPlan classes_[kNumRowClasses];
+  DeviceBuffer memory_;
+  const float* logits_ = nullptr;
+  int64_t partial_floats_ = 0, num_counters_ = 0;
+};
+
+}  // namespace qspec::cuda

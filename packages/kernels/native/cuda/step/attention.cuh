@@ -1,0 +1,574 @@
+// Paged attention as a phase of the step kernel.
+//
+// An item is a block of up to 16 query columns (rows of one sequence x the heads that share a KV head) over a range of splits of 128
+// positions. Scores: S = Q · Kᵀ, A = Q (16 columns x 16 dims), B = K; weights and output: O = P · V, A = P (16 x 16 positions), B = V; the sum
+// of weights is one more column of V that is all ones, so it is rounded as the numerators are. Within a split positions are summed in order
+// by the tensor core's chain; splits are folded in order within a segment of 8, segments in order: nothing depends on who shares the batch.
+//
+// K and V of a split go through shared memory (16-byte asynchronous copies, swizzled), one behind the other, so that either is under way while
+// the other is used. int8 codes are expanded to bfloat16 with their scale on the way.
+//
+// In shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  per-warp scratch;  slots;  small arrays.
+#pragma once
+#include "step/row_math.cuh"
+#include "step/step_shared.cuh"
+
+namespace qspec::cuda {
+
+constexpr uint32_t kOnePair = 0x3f803f80u;
+constexpr float kLog2E = 1.4426950408889634f;
+
+// 16-byte chunks of a row exchange places by the row's last three bits: neighbouring rows lie in other banks, both for 16-byte loads of four
+// lanes a row and for matrix loads of eight rows.
+QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
+
+struct AttentionShared {
+  uint8_t *k, *v;        // tiles [128][row_bytes] bf16; the same place for an int8 cache
+  uint8_t *raw_k, *raw_v; // [128][head_dim] codes (int8-nested: high nibbles, then low ones)
+  uint8_t* q;            // [16][row_bytes] bf16
+  uint8_t* p;            // [16][128] bf16
+  float* scratch;        // [warps][kMaxHeadDim]
+  float* largest;        // [16][16] by column and warp
+  int32_t* slots;        // [2][128]
+  float *k_scale, *v_scale;  // [2][128]
+  int32_t *own, *first;  // [16] last and first position that a column sees
+  int row_bytes;
+};
+
+QSPEC_HOST_DEVICE constexpr int attention_row_bytes(int head_dim) { return head_dim <= 64 ? 128 : 256; }
+QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim, int warps) {
+  return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 + warps * kMaxHeadDim * 4 +
+         16 * 16 * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
+}
+
+QSPEC_DEVICE AttentionShared carve_attention(uint8_t* base, int head_dim, bool has_codes, int warps) {
+  AttentionShared s;
+  s.row_bytes = attention_row_bytes(head_dim);
+  uint8_t* p = base;
+  s.k = p, s.v = has_codes ? p : p + kSplitPositions * s.row_bytes;
+  s.raw_k = p + kSplitPositions * s.row_bytes, s.raw_v = s.raw_k + kSplitPositions * s.row_bytes / 2;
+  p += 2 * kSplitPositions * s.row_bytes;
+  s.q = p, p += kQueryColumns * s.row_bytes;
+  s.p = p, p += kQueryColumns * kSplitPositions * 2;
+  s.scratch = reinterpret_cast<float*>(p), p += warps * kMaxHeadDim * 4;
+  s.largest = reinterpret_cast<float*>(p), p += 16 * 16 * 4;
+  s.slots = reinterpret_cast<int32_t*>(p), p += 2 * kSplitPositions * 4;
+  s.k_scale = reinterpret_cast<float*>(p), p += 2 * kSplitPositions * 4;
+  s.v_scale = reinterpret_cast<float*>(p), p += 2 * kSplitPositions * 4;
+  s.own = reinterpret_cast<int32_t*>(p), s.first = s.own + kQueryColumns;
+  return s;
+}
+
+// ---- Rotation of heads, and the cache ----------------------------------------------------------------------------------------------
+
+// One head of one row, normed and rotated, into `out` [head_dim] (a warp's scratch). `norm`: weights or nullptr.
+QSPEC_DEVICE void rotate_head(const AttentionSpec& spec, const float* head, int row, const float* norm, bool has_rope, float* out) {
+  const int lane = lane_index(), dim = spec.head_dim, half = dim / 2;
+  float factor = 1;
+  if (norm) {
+    float squares = 0;
+    for (int i = lane; i < dim; i += kWarp) {
+      const float x = load_l2(head + i);
+      squares = fmaf(x, x, squares);
+    }
+    factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(dim) + spec.eps);
+  }
+  for (int i = lane; i < half; i += kWarp) {
+    float a = load_l2(head + i), b = load_l2(head + half + i);
+    if (norm) a = a * factor * load_constant(norm + i), b = b * factor * load_constant(norm + half + i);
+    if (has_rope) {
+      const float2 turn = load_l2(spec.rope + static_cast<int64_t>(row) * half + i);
+      out[i] = a * turn.x - b * turn.y, out[half + i] = b * turn.x + a * turn.y;
+    } else {
+      out[i] = a, out[half + i] = b;
+    }
+  }
+  sync_warp();
+}
+
+// A head's values (a warp's scratch) into slot `slot` of the K (`is_v`: V) cache.
+QSPEC_DEVICE void write_cache(const AttentionSpec& spec, bool is_v, int64_t slot, int kv_head, const float* values) {
+  const int lane = lane_index(), dim = spec.head_dim;
+  const int64_t vector = slot * spec.num_kv_heads + kv_head;
+  uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
+  if (spec.cache.format == KvFormat::kBf16) {
+    for (int i = 2 * lane; i < dim; i += 2 * kWarp) *reinterpret_cast<uint32_t*>(data + (vector * dim + i) * 2) = pack_bf16(values[i], values[i + 1]);
+    return;
+  }
+  float largest = 0;
+  for (int i = lane; i < dim; i += kWarp) largest = max_or_nan(largest, magnitude(values[i]));
+  largest = lanes_max(largest, 5);
+  const float scale = largest / 127.0f;
+  if (lane == 0) (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
+  uint8_t* low = is_v ? spec.cache.v_low : spec.cache.k_low;
+  for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
+    int code[2];
+    for (int e = 0; e < 2; ++e) code[e] = scale > 0 ? static_cast<int>(rintf(fminf(fmaxf(values[i + e] / scale, -127.0f), 127.0f))) : 0;
+    if (spec.cache.format == KvFormat::kInt8) {
+      *reinterpret_cast<uint16_t*>(data + vector * dim + i) = static_cast<uint16_t>((code[0] & 255) | (code[1] & 255) << 8);
+    } else {  // code + 128 = 16 · high + low
+      const int a = code[0] + 128, b = code[1] + 128;
+      data[vector * dim / 2 + i / 2] = static_cast<uint8_t>(a >> 4 | (b >> 4) << 4);
+      low[vector * dim / 2 + i / 2] = static_cast<uint8_t>((a & 15) | (b & 15) << 4);
+    }
+  }
+}
+
+// K (`is_v`: V) head of `row` from qkv into the row's own slot.
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const StepBatch& batch, int row, int kv_head, bool is_v, float* scratch) {
+  const float* qkv = spec.qkv + static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
+  const int head = spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head;
+  rotate_head(spec, qkv + head * spec.head_dim, row, is_v ? nullptr : spec.k_norm, !is_v, scratch);
+  write_cache(spec, is_v, load_constant(batch.slots + row), kv_head, scratch);
+  sync_warp();
+}
+
+// Tree batches: everybody's K and V before anybody attends, since rows read each other's slots.
+QSPEC_DEVICE void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, float* scratch, int warp, int num_warps) {
+  const int tasks = batch.rows * spec.num_kv_heads * 2;
+  for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps)
+    store_kv_head(spec, batch, i / (2 * spec.num_kv_heads), i / 2 % spec.num_kv_heads, i & 1, scratch);
+}
+
+// ---- One split --------------------------------------------------------------------------------------------------------------------------
+
+// Maximum (base 2), weight and output of a column over some splits; `fold` appends later ones.
+struct FoldFactors {
+  float old_scale, new_scale, largest;
+};
+QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
+  const float m = largest > next ? largest : next;
+  return {exp2_fast(largest - m), exp2_fast(next - m), m};
+}
+QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
+
+template <int warps>
+struct AttentionPhase {
+  const StepParams& params;
+  const AttentionSpec& spec;
+  const StepBatch& batch;
+  const RowBlocks& blocks;
+  AttentionShared s;
+  int* flags;
+  int thread, warp, lane, group, dim;
+  bool has_codes;
+
+  static constexpr int kThreads = warps * kWarp;
+  static constexpr int kScoreWarps = warps < 16 ? warps : 16;
+  static constexpr int kPositionTiles = (16 + kScoreWarps - 1) / kScoreWarps;  // of 8 positions, a warp
+  static constexpr int kDimTiles = (kMaxHeadDim / 8 + warps - 1) / warps;
+
+  struct Work {  // one split of one item
+    int item, split;
+  };
+  struct State {
+    float largest[2], weight[2], output[kDimTiles][4];
+  };
+
+  QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
+  QSPEC_DEVICE AttentionItem item_at(int item) const { return batch.items[item / spec.num_kv_heads]; }
+  QSPEC_DEVICE void sync() const { named_barrier(kConsumerBarrier, kThreads); }
+
+  QSPEC_DEVICE int64_t slot_of(const AttentionItem& item, int position) const {
+    if (item.is_tail) {
+      const int start = load_constant(batch.ancestor_starts + item.row_begin);
+      if (position >= start) return load_constant(batch.ancestor_slots + static_cast<int64_t>(item.row_begin) * batch.max_ancestors + position - start);
+    }
+    const int page = load_constant(batch.page_offsets + item.sequence) + position / spec.page_size;
+    return static_cast<int64_t>(load_constant(batch.page_ids + page)) * spec.page_size + position % spec.page_size;
+  }
+  QSPEC_DEVICE int last_position(const AttentionItem& item) const { return load_constant(batch.positions + item.row_begin + item.num_rows - 1); }
+
+  // Slots of a split's positions, and their scales; -1 beyond the last position.
+  QSPEC_DEVICE void find_slots(const AttentionItem& item, int kv_head, int split, int buffer) const {
+    const int last = last_position(item);
+    for (int i = thread; i < kSplitPositions; i += kThreads) {
+      const int position = split * kSplitPositions + i;
+      const int64_t slot = position <= last ? slot_of(item, position) : -1;
+      s.slots[buffer * kSplitPositions + i] = static_cast<int32_t>(slot);
+      if (!has_codes) continue;
+      const int64_t vector = slot * spec.num_kv_heads + kv_head;
+      s.k_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector);
+      s.v_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector);
+    }
+  }
+
+  // Starts copying K or V of the split whose slots are in `buffer`. Absent positions are zero.
+  QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, int buffer) const {
+    const uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
+    const bool is_nested = spec.cache.format == KvFormat::kInt8Nested;
+    const int vector_bytes = !has_codes ? 2 * dim : is_nested ? dim / 2 : dim, chunks = vector_bytes / 16;
+    const int planes = is_nested && !spec.high_plane_only ? 2 : 1;
+    uint8_t* to = has_codes ? (is_v ? s.raw_v : s.raw_k) : is_v ? s.v : s.k;
+    for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
+      const int position = i / chunks, chunk = i - position * chunks;
+      const int64_t slot = s.slots[buffer * kSplitPositions + position];
+      const int64_t at = (slot * spec.num_kv_heads + kv_head) * vector_bytes + chunk * 16;
+      uint8_t* place = has_codes ? to + position * vector_bytes + chunk * 16 : to + position * s.row_bytes + swizzled(position, chunk) * 16;
+      if (slot < 0) {
+        *reinterpret_cast<uint4*>(place) = uint4{0, 0, 0, 0};
+        continue;
+      }
+      copy_async_16(place, data + at);
+      if (planes == 2) copy_async_16(place + kSplitPositions * vector_bytes, (is_v ? spec.cache.v_low : spec.cache.k_low) + at);
+    }
+  }
+
+  QSPEC_DEVICE float code_value(const uint8_t* raw, int position, int element) const {
+    if (spec.cache.format == KvFormat::kInt8) return static_cast<float>(static_cast<int8_t>(raw[position * dim + element]));
+    const int at = position * dim / 2 + element / 2, shift = 4 * (element & 1);
+    const int high = raw[at] >> shift & 15;
+    const int low = spec.high_plane_only ? 8 : raw[kSplitPositions * dim / 2 + at] >> shift & 15;  // 8: the middle of what it may be
+    return static_cast<float>(16 * high + low - 128);
+  }
+  // Raw codes -> the bf16 tile.
+  QSPEC_DEVICE void expand_tile(bool is_v, int buffer) const {
+    const uint8_t* raw = is_v ? s.raw_v : s.raw_k;
+    const float* scales = (is_v ? s.v_scale : s.k_scale) + buffer * kSplitPositions;
+    const int chunks = dim / 8;
+    for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
+      const int position = i / chunks, chunk = i - position * chunks;
+      const float scale = scales[position];
+      const bool is_absent = s.slots[buffer * kSplitPositions + position] < 0;
+      uint32_t word[4];
+      for (int w = 0; w < 4; ++w) {
+        const int element = chunk * 8 + 2 * w;
+        word[w] = is_absent ? 0 : pack_bf16(code_value(raw, position, element) * scale, code_value(raw, position, element + 1) * scale);
+      }
+      *reinterpret_cast<uint4*>(s.k + position * s.row_bytes + swizzled(position, chunk) * 16) = uint4{word[0], word[1], word[2], word[3]};
+    }
+  }
+
+  // Q of the item's columns, normed and rotated, and which positions each sees; where the item's own new positions lie in its splits, their K
+  // and V into the cache.
+  QSPEC_DEVICE void prepare_item(const AttentionItem& item, int kv_head) const {
+    const int columns = item.num_rows * group, qkv_stride = (spec.num_heads + 2 * spec.num_kv_heads) * dim;
+    float* scratch = s.scratch + warp * kMaxHeadDim;
+    for (int c = warp; c < kQueryColumns; c += warps) {
+      const int row = item.row_begin + c / group, head = kv_head * group + c % group;
+      uint8_t* q = s.q + c * s.row_bytes;
+      if (c < columns) rotate_head(spec, spec.qkv + static_cast<int64_t>(row) * qkv_stride + head * dim, row, spec.q_norm, true, scratch);
+      for (int i = 2 * lane; i < dim; i += 2 * kWarp)
+        *reinterpret_cast<uint32_t*>(q + swizzled(c, i / 8) * 16 + i % 8 * 2) = c < columns ? pack_bf16(scratch[i], scratch[i + 1]) : 0;
+      if (lane == 0) {
+        const int own = c < columns ? load_constant(batch.positions + row) : -1;
+        s.own[c] = own;
+        s.first[c] = spec.sliding_window > 0 && own >= spec.sliding_window ? own + 1 - spec.sliding_window : 0;
+      }
+      sync_warp();
+    }
+    if (batch.has_tree) return;
+    const int begin = load_constant(batch.sequence_rows + item.sequence), end = load_constant(batch.sequence_rows + item.sequence + 1);
+    for (int i = warp; i < 2 * (end - begin); i += warps) {
+      const int row = begin + i / 2, split = load_constant(batch.positions + row) / kSplitPositions;
+      if (split >= item.split_begin && split < item.split_end) store_kv_head(spec, batch, row, kv_head, i & 1, scratch);
+    }
+  }
+  // May prepare_item write to what the item reads?
+  QSPEC_DEVICE bool writes_cache(const AttentionItem& item) const {
+    if (batch.has_tree) return false;
+    const int begin = load_constant(batch.sequence_rows + item.sequence), end = load_constant(batch.sequence_rows + item.sequence + 1);
+    return load_constant(batch.positions + end - 1) / kSplitPositions >= item.split_begin &&
+           load_constant(batch.positions + begin) / kSplitPositions < item.split_end;
+  }
+
+  // Scores of this warp's positions (base 2, -infinity where not seen), and their maxima per column into s.largest.
+  QSPEC_DEVICE void score(int split, float (&scores)[kPositionTiles][4]) const {
+    const int g = lane / 4, t = lane % 4;
+    const float scale = spec.scale * kLog2E;
+    float largest[2] = {-INFINITY, -INFINITY};
+    QSPEC_UNROLL
+    for (int j = 0; j < kPositionTiles; ++j) {
+      const int tile = warp + j * kScoreWarps;
+      if (warp >= kScoreWarps || tile >= kSplitPositions / 8) continue;
+      const int position = tile * 8 + g;
+      float acc[4] = {0, 0, 0, 0};
+      for (int chunk = 0; chunk < dim / 32; ++chunk) {
+        const uint4 q0 = *reinterpret_cast<const uint4*>(s.q + g * s.row_bytes + swizzled(g, 4 * chunk + t) * 16);
+        const uint4 q1 = *reinterpret_cast<const uint4*>(s.q + (g + 8) * s.row_bytes + swizzled(g + 8, 4 * chunk + t) * 16);
+        const uint4 k = *reinterpret_cast<const uint4*>(s.k + position * s.row_bytes + swizzled(position, 4 * chunk + t) * 16);
+        const uint32_t a0[4] = {q0.x, q1.x, q0.y, q1.y}, a1[4] = {q0.z, q1.z, q0.w, q1.w};
+        mma_bf16(acc, a0, k.x, k.y);
+        mma_bf16(acc, a1, k.z, k.w);
+      }
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int column = g + 8 * (i >> 1), p = split * kSplitPositions + tile * 8 + 2 * t + (i & 1);
+        const bool is_seen = p <= s.own[column] && p >= s.first[column];
+        scores[j][i] = is_seen ? acc[i] * scale : -INFINITY;
+        largest[i >> 1] = largest[i >> 1] > scores[j][i] ? largest[i >> 1] : scores[j][i];
+      }
+    }
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      for (int mask = 1; mask < 4; mask *= 2) {
+        const float other = shuffle_xor(largest[i], mask);
+        largest[i] = largest[i] > other ? largest[i] : other;
+      }
+      if (t == 0 && warp < kScoreWarps) s.largest[(g + 8 * i) * 16 + warp] = largest[i];
+    }
+  }
+
+  // Weights of this warp's positions into s.p; `largest`: the split's maxima of columns g, g+8.
+  QSPEC_DEVICE void weigh(const float (&scores)[kPositionTiles][4], float (&largest)[2]) const {
+    const int g = lane / 4, t = lane % 4;
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      largest[i] = -INFINITY;
+      for (int w = 0; w < kScoreWarps; ++w) {
+        const float other = s.largest[(g + 8 * i) * 16 + w];
+        largest[i] = largest[i] > other ? largest[i] : other;
+      }
+    }
+    QSPEC_UNROLL
+    for (int j = 0; j < kPositionTiles; ++j) {
+      const int tile = warp + j * kScoreWarps;
+      if (warp >= kScoreWarps || tile >= kSplitPositions / 8) continue;
+      QSPEC_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const bool is_empty = largest[i] == -INFINITY;
+        const float a = is_empty ? 0 : exp2_fast(scores[j][2 * i] - largest[i]), b = is_empty ? 0 : exp2_fast(scores[j][2 * i + 1] - largest[i]);
+        const int column = g + 8 * i;
+        *reinterpret_cast<uint32_t*>(s.p + column * kSplitPositions * 2 + swizzled(column, tile) * 16 + t * 4) = pack_bf16(a, b);
+      }
+    }
+  }
+
+  // P · V for this warp's dims, and P · 1.
+  QSPEC_DEVICE void attend(float (&output)[kDimTiles][4], float (&weight)[4]) const {
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) weight[i] = 0;
+    QSPEC_UNROLL
+    for (int d = 0; d < kDimTiles; ++d)
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) output[d][i] = 0;
+    const uint8_t* tile = has_codes ? s.k : s.v;
+    for (int base = 0; base < kSplitPositions; base += 32) {
+      uint32_t p[2][4];
+      QSPEC_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int column = lane % 16, chunk = (base + 16 * h) / 8 + lane / 16;
+        load_matrix_x4(p[h], s.p + column * kSplitPositions * 2 + swizzled(column, chunk) * 16);
+        mma_bf16(weight, p[h], kOnePair, kOnePair);
+      }
+      QSPEC_UNROLL
+      for (int d = 0; d < kDimTiles; ++d) {
+        const int dims = warp + d * warps;
+        if (dims * 8 >= dim) continue;
+        uint32_t v[4];
+        const int position = base + lane;
+        load_matrix_x4_transposed(v, tile + position * s.row_bytes + swizzled(position, dims) * 16);
+        mma_bf16(output[d], p[0], v[0], v[1]);
+        mma_bf16(output[d], p[1], v[2], v[3]);
+      }
+    }
+  }
+
+  QSPEC_DEVICE void append(State& state, bool is_first, const float (&largest)[2], const float (&weight)[4], const float (&output)[kDimTiles][4]) const {
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      if (is_first || state.largest[i] == -INFINITY) {
+        state.largest[i] = largest[i], state.weight[i] = weight[2 * i];
+        QSPEC_UNROLL
+        for (int d = 0; d < kDimTiles; ++d) state.output[d][2 * i] = output[d][2 * i], state.output[d][2 * i + 1] = output[d][2 * i + 1];
+      } else if (largest[i] != -INFINITY) {
+        const FoldFactors f = fold_factors(state.largest[i], largest[i]);
+        state.largest[i] = f.largest, state.weight[i] = fold(f, state.weight[i], weight[2 * i]);
+        QSPEC_UNROLL
+        for (int d = 0; d < kDimTiles; ++d)
+          QSPEC_UNROLL
+          for (int e = 0; e < 2; ++e) state.output[d][2 * i + e] = fold(f, state.output[d][2 * i + e], output[d][2 * i + e]);
+      }
+    }
+  }
+
+  // ---- Results ----
+
+  QSPEC_DEVICE float* split_result(int row, int split, int head) const {
+    return params.workspace.split_results + ((static_cast<int64_t>(row) * batch.split_stride + split % batch.split_stride) * spec.num_heads + head) * (dim + 2);
+  }
+  QSPEC_DEVICE float* segment_result(int row, int segment, int head) const {
+    return params.workspace.segment_results + ((static_cast<int64_t>(row) * batch.segment_stride + segment) * spec.num_heads + head) * (dim + 2);
+  }
+
+  // The state's columns: [output | largest, weight] each.
+  QSPEC_DEVICE void store_state(const State& state, const AttentionItem& item, int kv_head, bool is_segment) const {
+    const int g = lane / 4, t = lane % 4;
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int column = g + 8 * i;
+      if (column >= item.num_rows * group) continue;
+      const int row = item.row_begin + column / group, head = kv_head * group + column % group;
+      float* p = is_segment ? segment_result(row, item.split_begin / kSegmentSplits, head) : split_result(row, item.split_begin, head);
+      QSPEC_UNROLL
+      for (int d = 0; d < kDimTiles; ++d) {
+        const int at = (warp + d * warps) * 8 + 2 * t;
+        if (at < dim) store_l2(reinterpret_cast<float2*>(p + at), float2{state.output[d][2 * i], state.output[d][2 * i + 1]});
+      }
+      if (warp == 0 && t == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{state.largest[i], state.weight[i]});
+    }
+  }
+
+  // Did the calling block bring in the last of `expected` results? Uniform over the block.
+  QSPEC_DEVICE bool is_last(int32_t* counter, int expected) const {
+    if (expected == 1) {
+      sync();
+      return true;
+    }
+    fence_device();
+    sync();
+    if (thread == 0) {
+      const int before = atomic_add(counter, 1);
+      flags[kIsLast] = before == expected - 1;
+      if (before == expected - 1) *counter = 0;
+      fence_device();
+    }
+    sync();
+    return flags[kIsLast] != 0;
+  }
+
+  // Folds results `begin` … `end` of every column; `at(row, i, head)` points to one. `done(row, head, element pair, values, largest, weight)`.
+  template <typename At, typename Done>
+  QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, int begin, int end, const At& at, const Done& done) const {
+    const int pairs = dim / 2;
+    for (int i = thread; i < f.num_rows * group * pairs; i += kThreads) {
+      const int column = i / pairs, e = 2 * (i - column * pairs);
+      const int row = f.row_begin + column / group, head = kv_head * group + column % group;
+      float2 value = {0, 0};
+      float largest = -INFINITY, weight = 0;
+      for (int j = begin; j < end; ++j) {
+        const float* p = at(row, j, head);
+        const float2 next = load_l2(reinterpret_cast<const float2*>(p + e)), tail = load_l2(reinterpret_cast<const float2*>(p + dim));
+        if (largest == -INFINITY) {
+          value = next, largest = tail.x, weight = tail.y;
+        } else if (tail.x != -INFINITY) {
+          const FoldFactors factors = fold_factors(largest, tail.x);
+          value = float2{fold(factors, value.x, next.x), fold(factors, value.y, next.y)};
+          largest = factors.largest, weight = fold(factors, weight, tail.y);
+        }
+      }
+      done(row, head, e, value, largest, weight);
+    }
+  }
+
+  QSPEC_DEVICE void store_attended(int row, int head, int e, float2 value, float weight) const {
+    const int k = head * dim + e;
+    const float a = value.x / weight, b = value.y / weight;
+    if (spec.out_x) *reinterpret_cast<uint32_t*>(spec.out_x + x_offset(blocks, row, k)) = pack_bf16(a, b);
+    else *reinterpret_cast<float2*>(spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k) = float2{a, b};
+  }
+
+  // The item's results are in the workspace: fold what is complete.
+  QSPEC_DEVICE void finish_item(const AttentionItem& item, int kv_head, bool is_segment) const {
+    const AttentionFold f = batch.folds[item.fold];
+    int32_t* counters = params.workspace.fold_counters;
+    const bool is_alone = f.num_segments == 1;
+    if (!is_last(counters + item.fold * spec.num_kv_heads + kv_head, f.num_items)) return;
+    const auto split_at = [this](int row, int split, int head) { return split_result(row, split, head); };
+    const auto segment_at = [this](int row, int segment, int head) { return segment_result(row, segment, head); };
+    const auto to_output = [this](int row, int head, int e, float2 value, float, float weight) { store_attended(row, head, e, value, weight); };
+    if (is_alone) {
+      if (is_segment) fold_results(f, kv_head, f.segment, f.segment + 1, segment_at, to_output);
+      else fold_results(f, kv_head, f.split_begin, f.split_end, split_at, to_output);
+      return;
+    }
+    if (!is_segment) {
+      fold_results(f, kv_head, f.split_begin, f.split_end, split_at, [&](int row, int head, int e, float2 value, float largest, float weight) {
+        float* p = segment_result(row, f.segment, head);
+        store_l2(reinterpret_cast<float2*>(p + e), value);
+        if (e == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{largest, weight});
+      });
+    }
+    if (!is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
+    fold_results(f, kv_head, 0, f.num_segments, segment_at, to_output);
+  }
+
+  // ---- The phase ----
+
+  QSPEC_DEVICE bool next_work(const Work& now, Work* next) const {
+    *next = now;
+    if (now.item >= 0 && ++next->split < item_at(now.item).split_end) return true;
+    next->item = now.item < 0 ? block_index() : now.item + grid_blocks();
+    if (next->item >= total_items()) return false;
+    next->split = item_at(next->item).split_begin;
+    return true;
+  }
+
+  QSPEC_DEVICE void start_copy(const Work& work, bool is_v, int buffer, bool is_wanted) const {
+    if (is_wanted) copy_tile(is_v, work.item % spec.num_kv_heads, buffer);
+    commit_async();
+  }
+
+  QSPEC_DEVICE void run() const {
+    Work now{-1, 0}, next;
+    State state;
+    bool has_work = next_work(now, &now), is_fetched = false;
+    for (int turn = 0; has_work; ++turn) {
+      const AttentionItem item = item_at(now.item);
+      const int kv_head = now.item % spec.num_kv_heads, buffer = turn & 1;
+      const bool is_first = now.split == item.split_begin, is_end = now.split + 1 == item.split_end;
+      if (is_first) prepare_item(item, kv_head);
+      if (!is_fetched) {
+        if (has_codes) sync();  // scales that this block wrote
+        find_slots(item, kv_head, now.split, buffer);
+        sync();  // slots, and the cache entries that this block wrote
+        start_copy(now, false, buffer, true);
+        start_copy(now, true, buffer, true);
+      }
+      const bool has_next = next_work(now, &next);
+      // What comes next can be fetched ahead unless this block must first write to it.
+      const bool is_ahead = has_next && (next.item == now.item || !writes_cache(item_at(next.item)));
+      wait_async<1>();
+      sync();  // K is here; Q is ready
+      if (is_ahead) find_slots(item_at(next.item), next.item % spec.num_kv_heads, next.split, buffer ^ 1);
+      if (has_codes) {
+        expand_tile(false, buffer);
+        sync();
+      }
+      float scores[kPositionTiles][4], largest[2], weight[4], output[kDimTiles][4];
+      score(now.split, scores);
+      sync();  // maxima; everyone is done with K
+      start_copy(next, false, buffer ^ 1, is_ahead);
+      weigh(scores, largest);
+      wait_async<1>();
+      sync();  // V is here; P is ready
+      if (has_codes) {
+        expand_tile(true, buffer);
+        sync();
+      }
+      attend(output, weight);
+      append(state, is_first, largest, weight, output);
+      sync();  // everyone is done with V and P
+      start_copy(next, true, buffer ^ 1, is_ahead);
+      if (is_end) {
+        const bool is_segment = item.split_end - item.split_begin > 1;
+        store_state(state, item, kv_head, is_segment);
+        finish_item(item, kv_head, is_segment);
+      }
+      now = next, has_work = has_next, is_fetched = is_ahead;
+    }
+    wait_async<0>();
+  }
+};
+
+template <int warps>
+QSPEC_DEVICE void run_attention(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks) {
+  const AttentionSpec& spec = phase.attention;
+  const bool has_codes = spec.cache.format != KvFormat::kBf16;
+  const int thread = thread_index();
+  const AttentionPhase<warps> attention{params,
+                                        spec,
+                                        batch,
+                                        blocks,
+                                        carve_attention(shared.x, spec.head_dim, has_codes, warps),
+                                        shared.flags,
+                                        thread,
+                                        thread / kWarp,
+                                        thread % kWarp,
+                                        spec.num_heads / spec.num_kv_heads,
+                                        spec.head_dim,
+                                        has_codes};
+  attention.run();
+}
+
+}  // namespace qspec::cuda

@@ -1,0 +1,101 @@
+// The small phases: embedding, rope table, rows that many linears read, gathered rows.
+#pragma once
+#include "step/row_math.cuh"
+#include "step/step_shared.cuh"
+
+namespace qspec::cuda {
+
+// Four consecutive elements of a row, k a multiple of 4, of a dense table.
+QSPEC_DEVICE void dense_values(const DeviceWeight& w, int row, int k, float (&v)[4]) {
+  const int row16 = row % kTileN, k64 = k % kTileK, lane = 4 * (row16 % 8) + k64 % 32 / 8, step = 2 * (k64 / 32) + k64 % 8 / 4;
+  const uint8_t* tile = w.dense + (static_cast<int64_t>(row / kTileN) * w.k_tiles + k / kTileK) * kDenseTileBytes;
+  const auto* words = reinterpret_cast<const uint32_t*>(tile + step * 512 + lane * 16) + row16 / 8;
+  const uint32_t first = load_constant(words), second = load_constant(words + 2);
+  v[0] = bf16_low(first), v[1] = bf16_high(first), v[2] = bf16_low(second), v[3] = bf16_high(second);
+}
+QSPEC_DEVICE uint32_t code_word(const uint8_t* tile, int row16, int k64) {
+  const int lane = 4 * (row16 % 8) + k64 % 32 / 8, step = 2 * (k64 / 32) + k64 % 8 / 4;
+  return load_constant(reinterpret_cast<const uint32_t*>(tile) + lane * 4 + step);
+}
+// The same of a quantised one.
+QSPEC_DEVICE void quantized_values(const DeviceWeight& w, int row, int k, float (&v)[4]) {
+  const int row16 = row % kTileN, half = row16 / 8, run = k / kRunK, in_run = k - run * kRunK;
+  const int64_t row_tile = row / kTileN;
+  const uint8_t* codes = w.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + static_cast<int64_t>(run) * full_run_bytes(w.group_size);
+  const uint8_t* scales = codes + run_tiles(w.k_tiles, run) * kTileBytes + in_run / w.group_size * kScaleBytes;
+  const uint32_t pair = load_constant(reinterpret_cast<const uint32_t*>(scales) + row16 % 8);
+  const uint32_t high = code_word(codes + in_run / kTileK * kTileBytes, row16, k % kTileK);
+  const bool is_nested = w.kind == WeightKind::kNested8;
+  const uint32_t low = is_nested ? code_word(w.lo + (row_tile * w.k_tiles + k / kTileK) * kTileBytes, row16, k % kTileK) : 0;
+  const float scale = half == 0 ? bf16_low(pair) : bf16_high(pair);
+  QSPEC_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const int bit = nibble_bit(half, j);
+    int code = static_cast<int>(high >> bit & 15u) - 8;
+    if (is_nested) code = w.radix * code + static_cast<int>(low >> bit & 15u) - 8;
+    v[j] = scale * static_cast<float>(code) / static_cast<float>(w.radix);
+  }
+}
+
+// A warp a run. A table stored for rotated inputs is rotated back (the rotation is its own inverse).
+QSPEC_DEVICE void embed(const EmbeddingSpec& spec, const StepBatch& batch, int warp, int num_warps) {
+  const DeviceWeight& w = spec.table;
+  const int lane = lane_index(), runs = (w.k + kRunK - 1) / kRunK;
+  int shift = 0;
+  while (1 << shift < w.hadamard_block) ++shift;
+  for (int i = block_index() * num_warps + warp; i < batch.rows * runs; i += grid_blocks() * num_warps) {
+    const int row = i / runs, run = i % runs, token = load_l2(batch.tokens + load_constant(batch.token_index + row));
+    float v[kRunValues];
+    QSPEC_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const int k = run * kRunK + run_element(lane, j);
+      float four[4] = {0, 0, 0, 0};
+      if (k < w.k_tiles * kTileK) {  // padding is zero
+        if (w.kind == WeightKind::kDenseBf16) dense_values(w, token, k, four);
+        else if (k < w.k) quantized_values(w, token, k, four);
+      }
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) v[4 * j + e] = four[e];
+    }
+    rotate_run(v, shift, lane);
+    store_run(spec.output + static_cast<int64_t>(row) * w.k, w.k, run, lane, v);
+  }
+}
+
+// cos and sin of position · inverse frequency. The angle's turns are taken off in double: float angles lose the fraction at long contexts.
+QSPEC_DEVICE void fill_rope_table(const RopeTableSpec& spec, const StepBatch& batch, int thread, int num_threads) {
+  constexpr double kTurn = 6.283185307179586476925286766559;
+  for (int i = block_index() * num_threads + thread; i < batch.rows * spec.half; i += grid_blocks() * num_threads) {
+    const double angle = static_cast<double>(load_constant(batch.positions + i / spec.half)) * load_constant(spec.inverse_frequencies + i % spec.half);
+    const float rest = static_cast<float>(angle - kTurn * rint(angle / kTurn));
+    spec.table[i] = float2{cosf(rest) * spec.attention_factor, sinf(rest) * spec.attention_factor};
+  }
+}
+
+// A block a row, so that a row's sums stay in one place.
+QSPEC_DEVICE void run_rows(const Phase& phase, const StepBatch& batch, const RowBlocks& blocks, const StepShared& shared, int warp, int num_warps) {
+  const int rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows;
+  const int32_t* index = phase.rows == Rows::kTokensOfLogits ? batch.logit_row_index : nullptr;
+  const int runs = (phase.source.width + kRunK - 1) / kRunK;
+  for (int row = block_index(); row < rows; row += grid_blocks()) {
+    const RowsTask task{index, row, 1, 0, runs, row};
+    if (phase.linear.output) transform_rows_plain(phase.source, task, phase.linear.output, shared.rows, warp, num_warps);
+    else transform_rows(phase.source, task, phase.x, blocks, shared.rows, warp, num_warps);
+    named_barrier(kConsumerBarrier, num_warps * kWarp);
+    if (phase.x.factors && thread_index() == 0) phase.x.factors[row] = row_factor(phase.source, shared.rows.squares);
+    if (row + grid_blocks() < rows) named_barrier(kConsumerBarrier, num_warps * kWarp);  // the scratch is free again
+  }
+}
+
+// Float rows of the logits' tokens.
+QSPEC_DEVICE void gather_rows(const Phase& phase, const StepBatch& batch, float* output, int warp, int num_warps) {
+  const int lane = lane_index(), runs = (phase.source.width + kRunK - 1) / kRunK;
+  for (int i = block_index() * num_warps + warp; i < batch.logit_rows * runs; i += grid_blocks() * num_warps) {
+    const int row = i / runs, run = i % runs, width = phase.source.width;
+    float v[kRunValues];
+    load_run(phase.source.input + static_cast<int64_t>(load_constant(batch.logit_row_index + row)) * width, width, run, lane, v);
+    store_run(output + static_cast<int64_t>(row) * width, width, run, lane, v);
+  }
+}
+
+}  // namespace qspec::cuda

@@ -1,0 +1,21 @@
+#include "step/step_launch.h"
+
+#include "step/attention.cuh"
+#include "step/step_n8.h"
+
+namespace qspec::cuda {
+
+size_t step_fixed_bytes() { return kStepFixedBytes; }
+
+int attention_tile_bytes(int head_dim, int n8) { return attention_shared_bytes(head_dim, n8 <= 2 ? consumer_warps<1>() : consumer_warps<4>()); }
+
+Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
+  switch (kRowClasses[row_class].n8) {
+    case 1: return launch_step_n1(num_blocks, config, params, stream);
+    case 2: return launch_step_n2(num_blocks, config, params, stream);
+    case 3: return launch_step_n3(num_blocks, config, params, stream);
+    default: return launch_step_n4(num_blocks, config, params, stream);
+  }
+}
+
+}  // namespace qspec::cuda

@@ -1,0 +1,14 @@
+// Launcher of the step kernel.
+#pragma once
+#include "common/device.h"
+#include "step/step_config.h"
+
+namespace qspec::cuda {
+
+size_t step_fixed_bytes();
+int attention_tile_bytes(int head_dim, int n8);
+
+// One forward pass over the rows of `params.batch`, which are of class `row_class`. `num_blocks`: at most one a multiprocessor.
+Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+
+}  // namespace qspec::cuda

@@ -1,0 +1,11 @@
+#include "common/launch.cuh"
+#include "step/step_kernel.cuh"
+#include "step/step_n8.h"
+
+namespace qspec::cuda {
+
+Status launch_step_n4(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
+  return launch(step_kernel<4>, {num_blocks, step_threads<4>(), config.shared_bytes, true}, stream, "step kernel", params);
+}
+
+}  // namespace qspec::cuda

@@ -1,0 +1,11 @@
+// One translation unit a kernel: they take long to compile.
+#pragma once
+#include "common/device.h"
+#include "step/step_config.h"
+
+namespace qspec::cuda {
+Status launch_step_n1(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+Status launch_step_n2(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+Status launch_step_n3(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+Status launch_step_n4(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+}  // namespace qspec::cuda

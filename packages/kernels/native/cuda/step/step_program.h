@@ -1,0 +1,176 @@
+// What the step kernel is told: a forward pass as a list of phases, and the rows it runs over. Plain data in device memory.
+//
+// A phase is done by all blocks together; between phases lies a barrier over the grid. Phases carry the fusions that the host chose
+// (session/lowering.h): a linear may compute its own input from float32 rows (norm, rotation, quantisation: the prologue) and finish its
+// output (bias, residual add, SiLU·mul: the epilogue); attention rotates q and k and writes the cache.
+#pragma once
+#include "common/layout.h"
+#include "qspec/params.h"
+
+namespace qspec::cuda {
+
+constexpr int kMaxParts = 16;        // shares of k that different blocks take
+constexpr int kSplitPositions = 128; // attention is summed over splits of this many positions, in order,
+constexpr int kSegmentSplits = 8;    // and segments of this many splits, in order
+constexpr int kMaxStepRows = 32;
+constexpr int kMaxHeadDim = 128;
+constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
+constexpr int kMaxRowRuns = 128;     // runs of 512 in the widest row op
+
+enum class PhaseKind : uint8_t { kEmbedding, kRopeTable, kRows, kGather, kLinear, kAttention };
+enum class GemmMode : uint8_t { kDense, kHi, kHiLo, kHiInt };
+enum class Epilogue : uint8_t { kStore, kAdd, kSilu };
+enum class RowSource : uint8_t { kPlain, kNorm, kSilu };
+enum class Rows : uint8_t { kTokens, kLogits, kTokensOfLogits };  // kTokensOfLogits: logit rows that read the token row they belong to
+
+constexpr bool is_integer(GemmMode m) { return m == GemmMode::kHiInt; }
+// Ring stages that one run of one row-tile takes.
+constexpr int pieces_per_run(GemmMode m) { return m == GemmMode::kDense ? 4 : m == GemmMode::kHiLo ? 2 : 1; }
+
+// Float32 rows and what is done to each before it is stored: norm or SiLU·mul, rotation, rounding or quantisation.
+struct RowsSpec {
+  RowSource source;
+  uint8_t hadamard_shift;   // log2 of the block; 0 = none. At most 9 (512)
+  int width;
+  float* input;             // [rows, width]; kSilu: [rows, 2·width], gate | up
+  const float* delta;       // added to input in place first (kRows phases only), or nullptr
+  const float* norm_weight; // [width]
+  float eps;
+};
+
+// Activations as a linear reads them, in global or shared memory.
+struct XForm {
+  uint8_t bits;         // 16: bf16; 4, 8: integer codes
+  uint8_t group_shift;  // log2 of the quantisation group
+  bool per_token;
+  uint8_t* data;        // bf16 or codes
+  float* scales;        // [groups][columns], integer only
+  int32_t* sums;
+  float* factors;       // [rows] that products over x are still to be multiplied by (the norm's), or nullptr
+};
+
+struct LinearSpec {
+  DeviceWeight weight;
+  GemmMode mode;
+  Epilogue epilogue;
+  bool has_prologue;     // the input is made from RowsSpec; else XForm is copied
+  uint8_t half_shift;    // log2 of half tiles (32 k) a group
+  int num_items;         // row-tiles, or pairs of them (kSilu: gate tile i, up tile i)
+  int num_parts;
+  int16_t part_slice[kMaxParts + 1];  // first slice of each part
+  int16_t part_block[kMaxParts + 1];  // first block of each part
+  const float* bias;     // [n] or nullptr
+  float* output;         // float32; nullptr when the epilogue writes out_x
+  int64_t output_stride, output_column;
+  uint8_t* out_x;        // bf16 x-form of kSilu, or nullptr
+};
+
+// One layer of the cache on the device. Slot s is row s of [num_slots, num_kv_heads, head_dim].
+struct DeviceKvLayer {
+  KvFormat format;  // kBf16, kInt8 or kInt8Nested
+  uint8_t *k, *v;   // bf16, int8, or the plane of high nibbles (head_dim / 2 bytes)
+  uint8_t *k_low, *v_low;        // the plane of low nibbles
+  float *k_scales, *v_scales;    // [num_slots, num_kv_heads]
+};
+
+struct AttentionSpec {
+  DeviceKvLayer cache;
+  float* qkv;            // [rows, (num_heads + 2·num_kv_heads) · head_dim]
+  int num_heads, num_kv_heads, head_dim, page_size, sliding_window;
+  float scale, eps;
+  bool high_plane_only;  // a draft over int8-nested
+  const float2* rope;    // [rows, head_dim / 2] cos, sin
+  const float* q_norm;   // [head_dim] or nullptr
+  const float* k_norm;
+  float* output;         // [rows, num_heads · head_dim] float32, or nullptr:
+  uint8_t* out_x;        // bf16 x-form
+};
+
+struct EmbeddingSpec {
+  DeviceWeight table;
+  float* output;  // [rows, k]
+};
+
+struct RopeTableSpec {
+  const float* inverse_frequencies;  // [half]
+  float attention_factor;
+  int half;
+  float2* table;  // [rows, half]
+};
+
+struct alignas(16) Phase {
+  PhaseKind kind;
+  Rows rows;
+  bool barrier_after;
+  int next_linear;  // index of the next linear phase, num_phases when there is none
+  RowsSpec source;
+  XForm x;
+  LinearSpec linear;
+  union {
+    AttentionSpec attention;
+    EmbeddingSpec embedding;
+    RopeTableSpec rope_table;
+  };
+};
+static_assert(sizeof(Phase) % 16 == 0 && sizeof(Phase) <= 512, "two of them wait in shared memory");
+
+// A share of attention: rows [row_begin, row_begin + num_rows) of one sequence over splits [split_begin, split_end), for every KV head.
+struct AttentionItem {
+  int32_t sequence, row_begin, num_rows, split_begin, split_end;
+  int32_t fold;       // which segment's results this belongs to
+  int32_t is_tail;    // tree: one row, whose slots its ancestors name
+  int32_t reserved;
+};
+// Results of one segment of a block of rows, waited for by its last item.
+struct AttentionFold {
+  int32_t row_begin, num_rows, split_begin, split_end;  // splits that have results of their own
+  int32_t num_items;     // that must come in
+  int32_t segment;
+  int32_t group, num_segments;  // which block of rows, and over how many segments
+};
+
+// The rows of one launch; arrays lie in device memory. See BatchRows in qspec/params.h.
+struct StepBatch {
+  int32_t rows, logit_rows;
+  int32_t num_items;        // of attention, for one KV head
+  int32_t num_folds;
+  int32_t has_tree;
+  int32_t max_ancestors;
+  int32_t split_stride;     // slots of partial results a row (split s uses slot s % split_stride), see StepWorkspace
+  int32_t segment_stride;
+  const int32_t* tokens;       // pool of tokens; row r is tokens[token_index[r]]
+  const int32_t* token_index;
+  const int32_t* positions;
+  const int32_t* slots;
+  const int32_t* page_offsets;     // [num_sequences] where a sequence's pages begin in page_ids
+  const int32_t* page_ids;
+  const int32_t* ancestor_starts;
+  const int32_t* ancestor_slots;
+  const int32_t* logit_row_index;  // [logit_rows] token row of each
+  const int32_t* sequence_rows;    // [num_sequences + 1] rows of a sequence lie together
+  const AttentionItem* items;
+  const AttentionFold* folds;
+};
+
+// Scratch that launches of one stream share; counters are zero before the first and after every launch.
+struct StepWorkspace {
+  unsigned long long* barrier;  // arrivals so far, never reset
+  float* partials;              // [slice][row][padded n] of linears whose k is shared out
+  int32_t* counters;            // [row-tiles of the widest linear]
+  float* split_results;         // [row · split_stride + split % split_stride][head][head_dim + 2]: sums, then maximum and weight
+  float* segment_results;       // [row · segment_stride + segment][head][head_dim + 2]
+  int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
+  int32_t max_folds;
+};
+
+struct StepParams {
+  const Phase* phases;
+  const StepBatch* batch;
+  StepWorkspace workspace;
+  int num_phases, first_linear;
+  int num_stages, stage_bytes;  // of the weight ring
+  int x_bytes, slab_jobs;
+  unsigned long long* stamps;   // [num_phases + 1] the first block's clock at the start and at every phase's end, or nullptr
+};
+
+}  // namespace qspec::cuda

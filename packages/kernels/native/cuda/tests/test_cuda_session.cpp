@@ -1,0 +1,556 @@
+// The CUDA backend against the scalar reference, and against itself: a row's bits don't depend on its batch, a round's text not on its drafts.
+// Runs on a GPU, and over the emulator where there is none.
+#include <cstdio>
+
+#include "cuda_fixture.h"
+#include "qspec/sampling.h"
+
+using namespace qspec;
+using namespace qspec::test;
+
+namespace {
+
+// bfloat16 activations through a few layers; the reference keeps double.
+constexpr Tolerance kModelTolerance{0.06, 0.03, 3e-4};
+// One product of exactly representable inputs: float32 sums alone.
+constexpr Tolerance kProductTolerance{2e-4, 2e-5, 1e-9};
+
+// ---- Products ----------------------------------------------------------------------------------------------------------------------
+
+// logits = W · embedding[token]: the embedding's values are bfloat16, so a product's inputs are exact.
+Program product_program(const Backend& backend, const RandomWeight& weight, Plane plane, int bits, bool per_token, VectorRef bias) {
+  const int64_t k = weight.k(), n = weight.n();
+  const RandomWeight table(dense_spec(DenseType::kBf16), 16, k, 99);
+  Program program;
+  program.name = "product";
+  BufferSpec floats, input, logits;
+  floats.width = input.width = k, logits.width = n;
+  if (bits < 16) input.is_quantized = true, input.bits = bits, input.group_size = weight.spec().group_size, input.per_token = per_token;
+  program.buffers = {floats, floats, input, logits};
+  ProgramOp embedding, gather, transform, linear;
+  embedding.kind = OpKind::kEmbedding, embedding.output = 0;
+  gather.kind = OpKind::kGatherRows, gather.input = 0, gather.output = 1;
+  transform.kind = OpKind::kTransform, transform.input = 1, transform.output = 2, transform.hadamard_block = 32;  // no ties when rounding
+  linear.kind = OpKind::kLinear, linear.input = bits < 16 ? 2 : 1, linear.output = 3, linear.plane = plane, linear.vector = bias;
+  // The table is as wide as the vocabulary must be; only its first 16 rows are ever asked for.
+  std::vector<WeightSource> parts = {table.source("table")};
+  const RandomWeight rest(dense_spec(DenseType::kBf16), std::max<int64_t>(n - 16, 1), k, 98);
+  parts.push_back(rest.source("rest"));
+  expect_ok(backend.create_weight(parts, &embedding.weight), "table");
+  // Two parts, to be stacked.
+  WeightSource whole = weight.source("w");
+  expect_ok(backend.create_weight({whole}, &linear.weight), "w");
+  program.ops = {embedding, gather};
+  if (bits < 16) program.ops.push_back(transform);
+  program.ops.push_back(linear);
+  program.logits = 3;
+  return program;
+}
+
+std::unique_ptr<Session> product_session(const std::shared_ptr<Backend>& backend, const RandomWeight& weight, Plane plane, int bits, bool per_token, VectorRef bias) {
+  SessionConfig config;
+  config.target = product_program(*backend, weight, plane, bits, per_token, bias);
+  const bool is_reference = backend == reference_backend();
+  config.kv = {is_reference ? KvFormat::kF32 : KvFormat::kBf16, 1, 16, 1, 32, 4};
+  config.vocab_size = weight.n(), config.max_rows = config.max_logit_rows = 64;
+  std::unique_ptr<Session> session;
+  expect_ok(backend->create_session(std::move(config), &session), "create_session");
+  return session;
+}
+
+struct ProductCase {
+  WeightSpec spec;
+  Plane plane;
+  int64_t n, k;
+  int bits = 16;
+  bool per_token = false, has_bias = false;
+};
+
+void check_product(const ProductCase& c) {
+  const RandomWeight weight(c.spec, c.n, c.k, 7 + static_cast<uint64_t>(c.n * 31 + c.k));
+  VectorRef bias = c.has_bias ? std::make_shared<const std::vector<float>>(Rng(3).normals(static_cast<size_t>(c.n))) : nullptr;
+  auto reference = product_session(reference_backend(), weight, c.plane, c.bits, c.per_token, bias);
+  auto session = product_session(cuda_backend(), weight, c.plane, c.bits, c.per_token, bias);
+  if (!reference || !session) return;
+  const std::vector<int32_t> tokens = random_tokens(40, static_cast<int>(std::min<int64_t>(c.n, 16)), 5);
+  const std::vector<int32_t> pages = {0, 1, 2};
+  const std::vector<float> expected = forward_all(*reference, tokens, 40, pages), single = forward_all(*session, tokens, 1, pages);
+  const std::string name = text("%s n=%d k=%d bits=%d", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k), c.bits);
+  const Tolerance tolerance = c.bits == 16 ? kProductTolerance : Tolerance{2e-3, 1e-4, 1e-7};
+  QSPEC_EXPECT_CLOSE(single.data(), expected.data(), expected.size(), tolerance, name);
+  for (const int chunk : {2, 3, 5, 8, 9, 16, 17, 24, 25, 32, 33, 40}) {
+    const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+    QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", name.c_str(), chunk));
+  }
+}
+
+QSPEC_TEST(products_of_dense_weights) {
+  for (const auto& [n, k] : std::vector<std::pair<int, int>>{{16, 64}, {33, 96}, {48, 520}, {160, 200}, {24, 2112}}) check_product({dense_spec(DenseType::kBf16), Plane::kFull, n, k, 16, false, n == 33});
+}
+QSPEC_TEST(products_of_int4_weights) {
+  for (const auto& [group, n, k] : std::vector<std::array<int, 3>>{{32, 16, 64}, {32, 40, 96}, {64, 72, 576}, {128, 24, 1152}, {128, 16, 4224}, {32, 56, 2080}})
+    check_product({int4_spec(group), Plane::kFull, n, k, 16, false, n == 40});
+}
+QSPEC_TEST(products_of_nested_weights) {
+  for (const auto& [group, n, k] : std::vector<std::array<int, 3>>{{32, 40, 96}, {64, 72, 576}, {128, 24, 1152}, {64, 16, 2112}}) {
+    check_product({nested_spec(group, 12), Plane::kFull, n, k, 16, false, n == 40});
+    check_product({nested_spec(group, 12), Plane::kHi, n, k});
+  }
+}
+QSPEC_TEST(products_of_integer_activations) {
+  for (const auto& [group, n, k] : std::vector<std::array<int, 3>>{{32, 40, 96}, {64, 72, 576}, {128, 24, 1152}, {64, 16, 2112}})
+    for (const int bits : {8, 4})
+      for (const bool per_token : {false, true}) check_product({int4_spec(group), Plane::kFull, n, k, bits, per_token});
+}
+
+// ---- Models ---------------------------------------------------------------------------------------------------------------------------
+
+WeightSpec any_spec(const std::string& format) {
+  if (format == "bf16") return dense_spec(DenseType::kBf16);
+  if (format == "int4") return int4_spec(32);
+  return nested_spec(32, 12);
+}
+Model::Format all(const std::string& format) {
+  return [format](const std::string& name) { return name == "embedding" || name == "head" ? dense_spec(DenseType::kBf16) : any_spec(format); };
+}
+
+struct ModelCase {
+  const char* name;
+  LlamaShape shape;
+  std::string format = "bf16";
+  int hadamard_block = 0;
+  KvFormat kv = KvFormat::kBf16;
+  int num_tokens = 40;
+};
+
+std::vector<int32_t> some_pages(int count) {
+  std::vector<int32_t> pages;
+  for (int i = 0; i < count; ++i) pages.push_back((i * 7 + 3) % 61);
+  return pages;
+}
+
+void check_model(const ModelCase& c) {
+  Model model(c.shape, all(c.format), c.hadamard_block);
+  SessionSpec spec;
+  spec.target.hadamard_block = c.hadamard_block;
+  spec.kv = c.kv;
+  auto session = make_session(cuda_backend(), model, spec);
+  spec.kv = c.kv == KvFormat::kBf16 ? KvFormat::kBf16 : KvFormat::kInt8;
+  auto reference = make_session(reference_backend(), model, spec);
+  if (!session || !reference) return;
+  const std::vector<int32_t> tokens = random_tokens(c.num_tokens, c.shape.vocab, 11), pages = some_pages((c.num_tokens + 15) / 16);
+  const std::vector<float> expected = forward_all(*reference, tokens, 32, pages), single = forward_all(*session, tokens, 1, pages);
+  QSPEC_EXPECT_CLOSE(single.data(), expected.data(), expected.size(), kModelTolerance, c.name);
+  for (const int chunk : {2, 4, 7, 13, 20, 32, 40}) {
+    const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+    QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", c.name, chunk));
+  }
+}
+
+QSPEC_TEST(model_with_bf16_weights) { check_model({"bf16", {}}); }
+QSPEC_TEST(model_with_int4_weights_and_rotation) { check_model({"int4 rotated", {}, "int4", 32}); }
+QSPEC_TEST(model_with_nested_weights) { check_model({"nested", {}, "nested", 64}); }
+QSPEC_TEST(model_with_three_heads_a_group_and_head_dim_64) {
+  LlamaShape shape;
+  shape.hidden = 192, shape.heads = 3, shape.kv_heads = 1, shape.head_dim = 64, shape.intermediate = 320;
+  check_model({"heads 3:1", shape, "int4", 64});
+}
+QSPEC_TEST(model_with_head_dim_128_and_qk_norm) {
+  LlamaShape shape;
+  shape.heads = 2, shape.kv_heads = 2, shape.head_dim = 128, shape.has_qk_norm = true, shape.has_bias = true;
+  check_model({"head_dim 128", shape});
+}
+QSPEC_TEST(model_with_sliding_window) {
+  LlamaShape shape;
+  shape.sliding_window = 9;
+  check_model({"window", shape});
+}
+QSPEC_TEST(model_with_int8_cache) { check_model({"int8 cache", {}, "bf16", 0, KvFormat::kInt8}); }
+QSPEC_TEST(model_with_nested_cache) { check_model({"int8-nested cache", {}, "bf16", 0, KvFormat::kInt8Nested}); }
+QSPEC_TEST(model_with_odd_intermediate_width) {
+  LlamaShape shape;
+  shape.intermediate = 96;  // half a tile: no x-form from the product
+  check_model({"intermediate 96", shape, "int4", 32});
+}
+
+
+// ---- Long contexts, many sequences, trees -----------------------------------------------------------------------------------------------
+
+// Several splits and segments of attention; plans by split and by segment must agree.
+QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) {
+  LlamaShape shape;
+  shape.layers = 1;
+  Model model(shape, all("bf16"), 0);
+  SessionSpec spec;
+  spec.num_pages = 160;
+  auto session = make_session(cuda_backend(), model, spec);
+  auto reference = make_session(reference_backend(), model, spec);
+  const int count = 1300;
+  const std::vector<int32_t> tokens = random_tokens(count, shape.vocab, 3), pages = [] {
+    std::vector<int32_t> list;
+    for (int i = 0; i < 82; ++i) list.push_back((i * 37 + 5) % 160);
+    return list;
+  }();
+  const std::vector<float> by32 = forward_all(*session, tokens, 32, pages), by19 = forward_all(*session, tokens, 19, pages);
+  QSPEC_EXPECT_BITS(by19.data(), by32.data(), by32.size(), "19 rows at a time");
+  const std::vector<float> expected = forward_all(*reference, tokens, 64, pages);
+  QSPEC_EXPECT_CLOSE(by32.data(), expected.data(), expected.size(), kModelTolerance, "against the reference");
+  // Single rows at the end, where several segments exist.
+  for (const int position : {1023, 1024, 1279, 1280, 1299}) {
+    ForwardResult result;
+    expect_ok(session->forward(chain({tokens[position]}, position, pages), &result), "forward");
+    QSPEC_EXPECT_BITS(result.logits.data(), by32.data() + static_cast<int64_t>(position) * shape.vocab, static_cast<size_t>(shape.vocab), text("row %d alone", position));
+  }
+}
+
+// Rows of several sequences in one batch, in any order, equal the sequences alone.
+QSPEC_TEST(neighbours_do_not_change_a_row) {
+  LlamaShape shape;
+  Model model(shape, all("int4"), 32);
+  SessionSpec spec;
+  spec.target.hadamard_block = 32;
+  auto session = make_session(cuda_backend(), model, spec);
+  const int lengths[] = {1, 5, 17, 30, 2};
+  std::vector<std::vector<float>> alone;
+  ForwardBatch batch;
+  batch.pages.page_offsets = {0};
+  std::vector<std::pair<int, int>> rows;
+  int next_page = 0;
+  for (int s = 0; s < 5; ++s) {
+    const std::vector<int32_t> tokens = random_tokens(lengths[s], shape.vocab, 50 + s), pages = {next_page, next_page + 1};
+    next_page += 2;
+    alone.push_back(forward_all(*session, tokens, 32, pages));
+    batch.pages.page_ids.insert(batch.pages.page_ids.end(), pages.begin(), pages.end());
+    batch.pages.page_offsets.push_back(static_cast<int32_t>(batch.pages.page_ids.size()));
+    for (int i = 0; i < lengths[s]; ++i) {
+      batch.tokens.push_back(tokens[i]), batch.positions.push_back(i), batch.sequences.push_back(s);
+      rows.push_back({s, i});
+    }
+  }
+  // Interleaved: every third row first.
+  ForwardBatch mixed = batch;
+  mixed.tokens.clear(), mixed.positions.clear(), mixed.sequences.clear();
+  std::vector<std::pair<int, int>> order;
+  for (size_t start = 0; start < 3; ++start)
+    for (size_t i = start; i < rows.size(); i += 3) {
+      mixed.tokens.push_back(batch.tokens[i]), mixed.positions.push_back(batch.positions[i]), mixed.sequences.push_back(batch.sequences[i]);
+      mixed.logit_rows.push_back(static_cast<int32_t>(mixed.logit_rows.size()));
+      order.push_back(rows[i]);
+    }
+  ForwardResult result;
+  expect_ok(session->forward(mixed, &result), "forward");
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto [s, row] = order[i];
+    QSPEC_EXPECT_BITS(result.logits.data() + i * shape.vocab, alone[s].data() + row * shape.vocab, static_cast<size_t>(shape.vocab), text("sequence %d row %d", s, row));
+  }
+}
+
+// A tree of rows: each equals the plain decode of its own path.
+QSPEC_TEST(tree_rows_equal_plain_decodes_of_their_paths) {
+  LlamaShape shape;
+  Model model(shape, all("bf16"), 0);
+  SessionSpec spec;
+  auto session = make_session(cuda_backend(), model, spec);
+  for (const int context : {5, 126, 250}) {
+    const std::vector<int32_t> prompt = random_tokens(context, shape.vocab, 70 + context);
+    std::vector<int32_t> pages;
+    for (int i = 0; i < context / 16 + 1; ++i) pages.push_back(i);
+    forward_all(*session, prompt, 32, pages);
+    // Two tokens at depth 0, three children each, two grandchildren each: 2 + 6 + 12 rows.
+    struct TreeNode {
+      int parent, depth, token;
+    };
+    std::vector<TreeNode> tree;
+    Rng rng(context);
+    for (int i = 0; i < 2; ++i) tree.push_back({-1, 0, rng.integer(0, shape.vocab - 1)});
+    for (int i = 0; i < 6; ++i) tree.push_back({i / 3, 1, rng.integer(0, shape.vocab - 1)});
+    for (int i = 0; i < 12; ++i) tree.push_back({2 + i / 2, 2, rng.integer(0, shape.vocab - 1)});
+    ForwardBatch batch;
+    batch.pages = {{0, static_cast<int32_t>(pages.size())}, pages};
+    batch.has_ancestors = true, batch.max_ancestors = 3;
+    const int first_slot = 40 * 16;
+    for (size_t i = 0; i < tree.size(); ++i) {
+      batch.tokens.push_back(tree[i].token), batch.positions.push_back(context + tree[i].depth), batch.sequences.push_back(0);
+      batch.ancestor_starts.push_back(context);
+      std::vector<int32_t> path(3, 0);
+      for (int node = static_cast<int>(i); node >= 0; node = tree[node].parent) path[tree[node].depth] = first_slot + node;
+      batch.ancestor_slots.insert(batch.ancestor_slots.end(), path.begin(), path.end());
+      batch.logit_rows.push_back(static_cast<int32_t>(i));
+    }
+    ForwardResult result;
+    expect_ok(session->forward(batch, &result), "tree");
+    std::vector<int32_t> path_pages = pages;
+    path_pages.back() = 50;  // a page of its own behind the shared ones …
+    path_pages.push_back(51);
+    for (size_t i = 0; i < tree.size(); ++i) {
+      std::vector<int32_t> path;
+      for (int node = static_cast<int>(i); node >= 0; node = tree[node].parent) path.insert(path.begin(), tree[node].token);
+      const int shared = context / 16 * 16;  // … with what the prompt left there
+      std::vector<int32_t> tokens(prompt.begin() + shared, prompt.end());
+      tokens.insert(tokens.end(), path.begin(), path.end());
+      ForwardResult plain;
+      expect_ok(session->forward(chain(tokens, shared, path_pages), &plain), "path");
+      QSPEC_EXPECT_BITS(result.logits.data() + i * shape.vocab, plain.logits.data() + (tokens.size() - 1) * shape.vocab, static_cast<size_t>(shape.vocab),
+                        text("context %d, node %d", context, static_cast<int>(i)));
+    }
+  }
+}
+
+// ---- Rounds -----------------------------------------------------------------------------------------------------------------------------
+
+SamplerParams sampler(float temperature) {
+  SamplerParams params{};
+  params.temperature = temperature;
+  params.top_p = 1, params.repetition_penalty = 1, params.seed = 9, params.num_logprobs = -1;
+  return params;
+}
+
+struct Generated {
+  std::vector<int32_t> tokens;
+  int num_accepted = 0, num_rounds = 0;
+};
+
+// Emits `length` tokens after `prompt`; `propose` gives the draft tokens of a round (-1: draw).
+Generated generate(Session& session, const std::vector<int32_t>& prompt, SamplerParams params, int gamma, size_t length,
+                   const std::function<std::vector<int32_t>(const Generated&, int)>& propose = nullptr) {
+  Generated g;
+  while (g.tokens.size() < length) {
+    RoundBatch batch;
+    batch.pages = {{0, 6}, {7, 2, 9, 0, 11, 30}};
+    batch.tokens = g.tokens.empty() ? prompt : std::vector<int32_t>{g.tokens.back()};
+    batch.token_offsets = {0, static_cast<int32_t>(batch.tokens.size())};
+    batch.start_positions = {g.tokens.empty() ? 0 : static_cast<int32_t>(prompt.size() + g.tokens.size() - 1)};
+    batch.emit = {1};
+    const int now = g.tokens.empty() ? 0 : gamma;
+    batch.gammas = {now};
+    if (propose && now > 0) batch.draft_tokens = propose(g, now);
+    std::vector<int32_t> history = prompt;
+    history.insert(history.end(), g.tokens.begin(), g.tokens.end());
+    params.history = history.data(), params.num_history = static_cast<int>(history.size()), params.num_prompt = static_cast<int>(prompt.size());
+    batch.samplers = {params};
+    RoundResult result;
+    const Status status = session.round(batch, &result);
+    expect_ok(status, "round");
+    if (!status.is_ok()) return g;
+    QSPEC_EXPECT(static_cast<int>(result.tokens.size()) == result.num_accepted[0] + 1);
+    g.tokens.insert(g.tokens.end(), result.tokens.begin(), result.tokens.end());
+    if (now > 0) g.num_accepted += result.num_accepted[0], ++g.num_rounds;
+  }
+  g.tokens.resize(length);
+  return g;
+}
+
+SessionSpec speculative_spec(int draft_bits) {
+  SessionSpec spec;
+  spec.has_draft = true;
+  spec.draft.name = "draft", spec.draft.plane = Plane::kHi, spec.draft.activation_bits = draft_bits;
+  return spec;
+}
+
+QSPEC_TEST(text_is_the_same_with_any_gamma_and_any_drafter) {
+  Model model({}, all("nested"), 0);
+  for (const int bits : {16, 8, 4}) {
+    auto session = make_session(cuda_backend(), model, speculative_spec(bits));
+    const std::vector<int32_t> prompt = random_tokens(7, 48, 21);
+    for (const float temperature : {0.0f, 0.9f}) {
+      const Generated plain = generate(*session, prompt, sampler(temperature), 0, 24);
+      int accepted = 0, rounds = 0;
+      for (const int gamma : {1, 3, 5}) {
+        const Generated g = generate(*session, prompt, sampler(temperature), gamma, 24);
+        QSPEC_EXPECT_BITS(g.tokens.data(), plain.tokens.data(), plain.tokens.size(), text("%d bits, temperature %g, gamma %d", bits, static_cast<double>(temperature), gamma));
+        accepted += g.num_accepted, rounds += g.num_rounds;
+      }
+      QSPEC_EXPECT(accepted > 0 && rounds > 0);
+      // Proposals given, partly right, partly to be drawn.
+      const Generated mixed = generate(*session, prompt, sampler(temperature), 4, 24, [&](const Generated& g, int gamma) {
+        std::vector<int32_t> tokens(gamma, -1);
+        if (g.tokens.size() + 1 < plain.tokens.size()) tokens[0] = plain.tokens[g.tokens.size()];
+        if (g.num_rounds % 2) tokens[1] = 5;
+        return tokens;
+      });
+      QSPEC_EXPECT_BITS(mixed.tokens.data(), plain.tokens.data(), plain.tokens.size(), text("%d bits, mixed proposals", bits));
+    }
+  }
+}
+
+QSPEC_TEST(draft_over_a_nested_cache_reads_the_high_plane) {
+  Model model({}, all("nested"), 0);
+  SessionSpec spec = speculative_spec(16);
+  spec.kv = KvFormat::kInt8Nested;
+  auto session = make_session(cuda_backend(), model, spec);
+  const std::vector<int32_t> prompt = random_tokens(30, 48, 22);
+  const Generated plain = generate(*session, prompt, sampler(0), 0, 20), g = generate(*session, prompt, sampler(0), 3, 20);
+  QSPEC_EXPECT_BITS(g.tokens.data(), plain.tokens.data(), plain.tokens.size(), "int8-nested");
+  const std::vector<int32_t> pages = {7, 2, 9, 0};
+  const std::vector<float> target = forward_all(*session, prompt, 32, pages), draft = forward_all(*session, prompt, 32, pages, true);
+  QSPEC_EXPECT(target != draft);
+}
+
+// One sequence alone, or eight with prompts of different lengths: the same tokens.
+QSPEC_TEST(batches_do_not_change_text) {
+  Model model({}, all("nested"), 0);
+  auto session = make_session(cuda_backend(), model, speculative_spec(16));
+  const int count = 8;
+  std::vector<std::vector<int32_t>> prompts, outputs(count), alone;
+  for (int s = 0; s < count; ++s) prompts.push_back(random_tokens(3 + 2 * s, 48, 90 + s));
+  for (int s = 0; s < count; ++s) alone.push_back(generate(*session, prompts[s], sampler(s % 2 ? 0.8f : 0.0f), 0, 10).tokens);
+  while (outputs[0].size() < 10) {
+    RoundBatch batch;
+    batch.pages.page_offsets = batch.token_offsets = {0};
+    for (int s = 0; s < count; ++s) {
+      const bool is_new = outputs[s].empty();
+      for (int page = 0; page < 4; ++page) batch.pages.page_ids.push_back(s * 4 + page);
+      batch.pages.page_offsets.push_back(static_cast<int32_t>(batch.pages.page_ids.size()));
+      const std::vector<int32_t> inputs = is_new ? prompts[s] : std::vector<int32_t>{outputs[s].back()};
+      batch.tokens.insert(batch.tokens.end(), inputs.begin(), inputs.end());
+      batch.token_offsets.push_back(static_cast<int32_t>(batch.tokens.size()));
+      batch.start_positions.push_back(is_new ? 0 : static_cast<int32_t>(prompts[s].size() + outputs[s].size() - 1));
+      batch.emit.push_back(1), batch.gammas.push_back(is_new ? 0 : s % 4);
+      batch.samplers.push_back(sampler(s % 2 ? 0.8f : 0.0f));
+    }
+    RoundResult result;
+    expect_ok(session->round(batch, &result), "round");
+    for (int s = 0; s < count; ++s)
+      outputs[s].insert(outputs[s].end(), result.tokens.begin() + result.token_offsets[s], result.tokens.begin() + result.token_offsets[s + 1]);
+  }
+  for (int s = 0; s < count; ++s) {
+    const size_t length = std::min(outputs[s].size(), alone[s].size());
+    QSPEC_EXPECT_BITS(outputs[s].data(), alone[s].data(), length, text("sequence %d", s));
+  }
+}
+
+// ---- Sampling -----------------------------------------------------------------------------------------------------------------------------
+
+// The device's picks are the CPU sampler's from the same logits, whatever the settings.
+QSPEC_TEST(picks_are_those_of_the_cpu_sampler) {
+  LlamaShape shape;
+  shape.vocab = 403, shape.layers = 1;
+  Model model(shape, all("bf16"), 0);
+  SessionSpec spec;
+  auto session = make_session(cuda_backend(), model, spec);
+  const std::vector<int32_t> prompt = random_tokens(12, shape.vocab, 31), pages = {7, 2, 9, 0};
+  const int32_t bias_ids[] = {3, 77, 200};
+  const float bias_values[] = {4.0f, -INFINITY, 1.5f};
+  Rng rng(8);
+  SamplerScratch scratch;
+  for (int trial = 0; trial < 60; ++trial) {
+    SamplerParams p = sampler(trial % 5 == 0 ? 0.0f : rng.uniform(0.2f, 3.0f));
+    p.seed = static_cast<uint32_t>(trial), p.stream = 3;
+    if (trial % 2) p.top_k = rng.integer(1, 60);
+    if (trial % 3 == 1) p.top_p = rng.uniform(0.05f, 0.99f);
+    if (trial % 4 == 2) p.min_p = rng.uniform(0.01f, 0.5f);
+    if (trial % 6 == 3) p.repetition_penalty = rng.uniform(0.7f, 1.6f), p.presence_penalty = rng.uniform(-1, 1), p.frequency_penalty = rng.uniform(-1, 1);
+    if (trial % 7 == 4) p.bias_ids = bias_ids, p.bias_values = bias_values, p.num_bias = 3;
+    p.history = prompt.data(), p.num_history = 12, p.num_prompt = 5;
+    ForwardResult logits;
+    expect_ok(session->forward(chain(prompt, 0, pages), &logits), "forward");
+    RoundBatch batch;
+    batch.pages = {{0, 4}, pages};
+    batch.tokens = prompt, batch.token_offsets = {0, 12}, batch.start_positions = {0}, batch.emit = {1}, batch.gammas = {0}, batch.samplers = {p};
+    RoundResult result;
+    expect_ok(session->round(batch, &result), "round");
+    const int32_t expected = sample_row(logits.logits.data() + 11 * shape.vocab, shape.vocab, p, 12, nullptr, 0, scratch);
+    if (result.tokens[0] != expected) fail(__FILE__, __LINE__, "trial %d: expected %d but received %d", trial, expected, result.tokens[0]);
+  }
+}
+
+QSPEC_TEST(log_probabilities_come_from_the_target) {
+  Model model({}, all("nested"), 0);
+  auto session = make_session(cuda_backend(), model, speculative_spec(16));
+  SamplerParams p = sampler(0);
+  p.num_logprobs = 3;
+  RoundBatch batch;
+  batch.pages = {{0, 4}, {7, 2, 9, 0}};
+  batch.tokens = random_tokens(9, 48, 41), batch.token_offsets = {0, 9}, batch.start_positions = {0}, batch.emit = {1}, batch.gammas = {0}, batch.samplers = {p};
+  RoundResult result;
+  expect_ok(session->round(batch, &result), "round");
+  ForwardResult logits;
+  expect_ok(session->forward(chain(batch.tokens, 0, {7, 2, 9, 0}), &logits), "forward");
+  const double expected = token_logprob(logits.logits.data() + 8 * 48, 48, result.tokens[0], nullptr);
+  QSPEC_EXPECT(result.logprobs.size() == 1 && std::fabs(result.logprobs[0] - expected) < 1e-12);
+  QSPEC_EXPECT(result.top_counts[0] == 3 && result.top_tokens[0] == result.tokens[0]);
+}
+
+// ---- Resources and bad input ------------------------------------------------------------------------------------------------------------
+
+QSPEC_TEST(a_weight_is_held_once) {
+  const RandomWeight random(nested_spec(128, 12), 256, 1024, 5);
+  WeightRef weight;
+  expect_ok(cuda_backend()->create_weight({random.source("w")}, &weight), "create_weight");
+  QSPEC_EXPECT(weight->bytes() == 256 * 1024 / 2 * 2 + 256 * (1024 / 128) * 2);
+}
+
+void expect_error(const Status& status, StatusCode code, const char* word) {
+  if (status.code() != code) fail(__FILE__, __LINE__, "expected status %d but received %d: %s", static_cast<int>(code), static_cast<int>(status.code()), status.message().c_str());
+  if (status.message().find(word) == std::string::npos) fail(__FILE__, __LINE__, "expected `%s` in: %s", word, status.message().c_str());
+}
+
+QSPEC_TEST(what_has_no_kernel_is_refused_by_name) {
+  const RandomWeight fine(int4_spec(32), 16, 64, 5);
+  WeightRef weight;
+  WeightSource bad = fine.source("layers.0.q");
+  bad.group_size = 16;
+  expect_error(cuda_backend()->create_weight({bad}, &weight), StatusCode::kUnsupported, "layers.0.q");
+  bad = fine.source("big rotation"), bad.hadamard_block = 1024;
+  expect_error(cuda_backend()->create_weight({bad}, &weight), StatusCode::kUnsupported, "hadamard_block");
+  expect_error(cuda_backend()->create_weight({fine.source("a"), RandomWeight(int4_spec(64), 16, 64, 5).source("b")}, &weight), StatusCode::kShapeMismatch, "`b`");
+  expect_error(cuda_backend()->create_weight({}, &weight), StatusCode::kInvalidArgument, "at least one");
+
+  LlamaShape shape;
+  shape.head_dim = 48;
+  Model odd_head(shape, all("bf16"), 0);
+  SessionConfig config;
+  config.target = odd_head.program(*cuda_backend(), {});
+  config.kv = {KvFormat::kBf16, 2, 16, 2, 48, 4};
+  config.vocab_size = 48, config.max_rows = config.max_logit_rows = 8;
+  std::unique_ptr<Session> session;
+  expect_error(cuda_backend()->create_session(std::move(config), &session), StatusCode::kUnsupported, "headDim");
+
+  Model model({}, all("bf16"), 0);
+  SessionConfig f32;
+  f32.target = model.program(*cuda_backend(), {});
+  f32.kv = {KvFormat::kF32, 2, 16, 2, 32, 4};
+  f32.vocab_size = 48, f32.max_rows = f32.max_logit_rows = 8;
+  expect_error(cuda_backend()->create_session(std::move(f32), &session), StatusCode::kUnsupported, "kv.format");
+
+  SessionConfig huge;
+  huge.target = model.program(*cuda_backend(), {});
+  huge.kv = {KvFormat::kBf16, 2, 1024, 2, 32, 2000000};
+  huge.vocab_size = 48, huge.max_rows = huge.max_logit_rows = 8;
+  expect_error(cuda_backend()->create_session(std::move(huge), &session), StatusCode::kOutOfMemory, "KV pages");
+}
+
+QSPEC_TEST(pages_are_copied_whole) {
+  Model model({}, all("bf16"), 0);
+  auto session = make_session(cuda_backend(), model, {});
+  const std::vector<int32_t> tokens = random_tokens(20, 48, 61);
+  const std::vector<float> before = forward_all(*session, tokens, 20, {1, 2});
+  expect_ok(session->copy_pages({1, 2}, {10, 11}), "copy_pages");
+  ForwardResult again;
+  expect_ok(session->forward(chain({tokens[19]}, 19, {10, 11}), &again), "forward");
+  QSPEC_EXPECT_BITS(again.logits.data(), before.data() + 19 * 48, 48, "row 19 over copied pages");
+}
+
+QSPEC_TEST(profiles_name_every_op) {
+  Model model({}, all("int4"), 32);
+  SessionSpec spec;
+  spec.target.hadamard_block = 32;
+  auto session = make_session(cuda_backend(), model, spec);
+  session->set_profiling(true);
+  forward_all(*session, random_tokens(10, 48, 62), 10, {1});
+  const Profile& profile = session->target_profile();
+  QSPEC_EXPECT(profile.entries[static_cast<int>(OpKind::kLinear)].calls == 9);
+  QSPEC_EXPECT(profile.entries[static_cast<int>(OpKind::kAttention)].nanoseconds > 0);
+  session->set_profiling(false);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const cuda::CudaSummary summary = cuda::summarize_cuda(0);
+  if (!summary.is_usable) {
+    std::printf("skipped: %s\n", summary.problem.c_str());
+    return 77;
+  }
+  return run_all(argc, argv);
+}
