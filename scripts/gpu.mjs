@@ -1,39 +1,65 @@
-// `npm run gpu:test` and `npm run gpu:bench`: the CUDA kernels on a real GPU, without Node inside.
-//   -- --prebuilt <folder>   run executables that were built elsewhere; no compiler needed
-//   -- --out <file.csv>      where gpu:bench writes (default cuda-steps.csv)
-import { spawnSync } from 'node:child_process';
+// qspec on a real GPU:
+//   npm run gpu:test                 native conformance, then the engine's text on tally-10m: speculative = plain, token for token
+//   npm run gpu:bench                steps of real shapes, tally-10m end to end, PyTorch beside them
+//   npm run gpu:pack -- <folder>     a folder that does both with a Node binary and a driver alone: node <folder>/gpu.mjs test
+// Options of all three come after `--`:
+//   --prebuilt <folder>   executables (and addon) built elsewhere, or a folder that gpu:pack made: no compiler needed
+//   --no-build            take what the last build left
+// All others go on to the program: see scripts/gpu/programs/gpu.mjs.
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
+import { takeFlag, takeOption } from './gpu/arguments.mjs';
+import { addonOfBuild, buildAll, executablesOfBuild } from './gpu/build.mjs';
+import { assemble, describeFolder } from './gpu/folder.mjs';
 import { installDependencies } from './lib/install.mjs';
 import { fail, root, run } from './lib/process.mjs';
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { prebuilt: { type: 'string' }, out: { type: 'string', default: 'cuda-steps.csv' } },
-});
-const EXECUTABLES = { test: 'test_cuda_session', bench: 'bench_cuda_steps' };
-const executable = EXECUTABLES[positionals[0]];
-if (!executable) fail(`Expected test or bench but received ${positionals[0] ?? 'nothing'}.`);
+const EXECUTABLES = {
+  test: ['test_cuda_session'],
+  bench: ['bench_cuda_steps'],
+  pack: ['test_cuda_session', 'bench_cuda_steps'],
+};
 
-const folder = values.prebuilt ? resolve(values.prebuilt) : build();
-const path = join(folder, executable);
-if (!existsSync(path)) fail(`Expected ${path} but it is not there: is --prebuilt the folder that holds ${executable}?`);
-const commit =
-  spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || 'unknown';
-const args = executable === EXECUTABLES.bench ? [resolve(values.out), commit] : [];
-process.exit(spawnSync(path, args, { stdio: 'inherit' }).status ?? 1);
+const [command, ...args] = process.argv.slice(2);
+await main();
 
-function build() {
-  if (spawnSync('nvcc', ['--version']).status !== 0) {
-    fail(
-      'Expected nvcc (CUDA toolkit 12.4 or newer) to build the CUDA kernels but found none: install it, or pass --prebuilt <folder>.',
-    );
-  }
+async function main() {
+  if (!EXECUTABLES[command]) fail(`Expected test, bench or pack but received ${command ?? 'nothing'}.`);
+  const prebuilt = takeOption(args, '--prebuilt');
+  const isBuilding = !takeFlag(args, '--no-build') && !prebuilt;
+  if (command === 'pack') expectFolder();
+  else if (prebuilt && existsSync(join(prebuilt, 'gpu.mjs'))) runFolder(prebuilt);
+
   installDependencies();
-  const tree = join('packages', 'kernels', 'build-cuda');
-  const options = ['-DCMAKE_BUILD_TYPE=Release', '-DQSPEC_CUDA=ON', '-DQSPEC_BENCH=ON', '-DQSPEC_ADDON=OFF'];
-  run('cmake', ['-S', join('packages', 'kernels'), '-B', tree, ...options]);
-  run('cmake', ['--build', tree, '--parallel', '--target', executable]);
-  return join(root, tree, 'native', 'cuda');
+  const isCudaAsked = !/--device[= ](cpu|reference)\b/.test(args.join(' '));
+  if (isBuilding) buildAll(EXECUTABLES[command], isCudaAsked);
+  const executables = prebuilt ? resolve(prebuilt) : executablesOfBuild;
+  const sources = { executables, required: isCudaAsked ? EXECUTABLES[command] : [], addon: addonOf(prebuilt) };
+  if (command === 'pack') return pack(sources);
+  const folder = join(root, '.cache', 'gpu');
+  await assemble(folder, sources);
+  runFolder(folder);
+}
+
+function addonOf(prebuilt) {
+  const platform = `${process.platform}-${process.arch}`;
+  const own = prebuilt && join(prebuilt, 'prebuilds', platform, 'qspec.node');
+  return own && existsSync(own) ? own : addonOfBuild;
+}
+
+function expectFolder() {
+  if (args.length === 1 && !args[0].startsWith('-')) return;
+  fail(`Expected one folder to fill but received ${args.join(' ') || 'nothing'}: npm run gpu:pack -- <folder>.`);
+}
+
+async function pack(sources) {
+  const folder = resolve(args[0]);
+  await assemble(folder, sources);
+  process.stdout.write(`${describeFolder(folder)}\nnode ${join(folder, 'gpu.mjs')} test\n`);
+}
+
+/** Never returns: ends as the program ends. */
+function runFolder(folder) {
+  const { status } = run('node', [resolve(folder, 'gpu.mjs'), command, ...args], { allowFailure: true });
+  process.exit(status ?? 1);
 }

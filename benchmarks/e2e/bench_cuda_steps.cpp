@@ -37,6 +37,7 @@ LlamaShape shape_of(int vocab, int hidden, int intermediate, int layers, int hea
 const NamedShape kShapes[] = {{"llama-3-8b", shape_of(128256, 4096, 14336, 32, 32, 8, 128)},
                               {"llama-2-7b", shape_of(32000, 4096, 11008, 32, 32, 32, 128)},
                               {"llama-3.2-1b", shape_of(128256, 2048, 8192, 16, 32, 8, 64)},
+                              {"latency", shape_of(256, 256, 512, 32, 4, 1, 64)},
                               {"llama-3.2-3b", shape_of(128256, 3072, 8192, 28, 24, 8, 128)}};
 
 enum class Weights { kBf16, kNested, kInt4 };
@@ -158,6 +159,7 @@ struct Bench {
   LlamaShape shape;
   std::string filter;
   int repeats = 15;
+  int most_stages = CudaSession::kMostStages;
 
   void line(const char* target, const char* draft, const Case& c, int rows, const char* what, double ms, double bytes) const {
     const double limit = bytes / read * 1e3;
@@ -214,7 +216,7 @@ void run_pairing(const Bench& bench, const DeviceInfo& device, const Pairing& pa
     config.vocab_size = bench.shape.vocab, config.max_rows = config.max_logit_rows = std::max(64, rows * c.batch);
     const double target_bytes = weight_bytes(config.target, false), draft_bytes = config.draft ? weight_bytes(*config.draft, true) : 0;
     std::unique_ptr<Session> session;
-    const Status made = CudaSession::create(device, std::move(config), &session);
+    const Status made = CudaSession::create(device, std::move(config), &session, bench.most_stages);
     if (made.code() == StatusCode::kOutOfMemory) {
       std::printf("%s batch %d context %d: does not fit\n", pairing.target, c.batch, c.context);
       continue;
@@ -270,6 +272,7 @@ int main(int argc, char** argv) {
   if (!bench.csv) return 2;
   must(backend->measure_read_bandwidth(&bench.read), "bandwidth");
   std::printf("%s, driver %d.%d, read %.3f TB/s\n", device.name.c_str(), device.driver_version / 1000, device.driver_version % 1000 / 10, bench.read / 1e12);
+  if (argc > 5) bench.most_stages = std::atoi(argv[5]);
   const std::string wanted = argc > 3 ? argv[3] : "llama-3-8b", filter = argc > 4 ? argv[4] : "";
   const Pairing pairings[] = {{"w4a16", "none", Weights::kInt4, Weights::kInt4, Plane::kFull, 16, true},
                               {"w8a16", "nested-hi", Weights::kNested, Weights::kNested, Plane::kHi, 16, false},
@@ -293,6 +296,8 @@ int main(int argc, char** argv) {
         if (std::string(p.draft) == "w4a4") continue;
         if (p.is_plain) cases = {{1, 1024, 4, 0}, {8, 1024, 0, 0}, {32, 1024, 0, 0}};
         else cases = {{1, 1024, 3, 0}};
+      } else if (filter == "w4a16/none") {
+        cases = {{1, 1024, 0, 0}, {1, 64, 0, 0}, {8, 1024, 0, 0}};
       } else {
         for (const int batch : {1, 4, 8, 32, 64})
           for (const int context : {1024, 8192, 32768}) cases.push_back({batch, context, batch <= 8 ? 3 : 0, 0});

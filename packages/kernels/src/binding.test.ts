@@ -26,6 +26,15 @@ describe('finding the addon', () => {
     }
   });
 
+  it('looks in the package, then beside the bundle that the code became part of', () => {
+    const platform = `${process.platform}-${process.arch}`;
+    expect(addonCandidates(join('/app', 'dist'))).toEqual([
+      join('/app', 'build', 'Release', 'qspec.node'),
+      join('/app', 'prebuilds', platform, 'qspec.node'),
+      join('/app', 'dist', 'prebuilds', platform, 'qspec.node'),
+    ]);
+  });
+
   it('describes what is there', () => {
     const report = describeNative();
     expect(report).toMatchObject({ isLoaded: true, abiVersion: report.expectedAbiVersion, buildType: 'Release' });

@@ -5,13 +5,16 @@ import { fileURLToPath } from 'node:url';
 import { KernelLoadError } from '@qspec/core';
 import { NATIVE_ABI_VERSION, type NativeAddon } from './native-types.js';
 
-/** This package's folder, whether this file runs from `src` or from `dist`. */
-const packageRoot = dirname(dirname(fileURLToPath(import.meta.url)));
+/** The folder of this code: the package's `src` or `dist`, or wherever a bundler put it. */
+const codeFolder = dirname(fileURLToPath(import.meta.url));
+/** This package's folder, unless the code was bundled. */
+const packageRoot = dirname(codeFolder);
 
-/** Where the addon may be, most wanted first: what was built here, then what came with the package. */
-export function addonCandidates(root: string = packageRoot): readonly string[] {
-  const platform = `${process.platform}-${process.arch}`;
-  return [join(root, 'build', 'Release', 'qspec.node'), join(root, 'prebuilds', platform, 'qspec.node')];
+/** Where the addon may be, most wanted first: what was built here, what came with the package, what was put beside a bundle. */
+export function addonCandidates(folder: string = codeFolder): readonly string[] {
+  const prebuilt = join('prebuilds', `${process.platform}-${process.arch}`, 'qspec.node');
+  const root = dirname(folder);
+  return [join(root, 'build', 'Release', 'qspec.node'), join(root, prebuilt), join(folder, prebuilt)];
 }
 
 let loaded: NativeAddon | undefined;

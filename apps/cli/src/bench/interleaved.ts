@@ -1,4 +1,4 @@
-import type { GenerateResult, LLM, SpeculationStats } from '@qspec/engine';
+import type { GenerateRequest, GenerateResult, LLM, SpeculationStats } from '@qspec/engine';
 import { countIdentical, sumSpeculation } from '../evaluation/run-problems.js';
 import { formatPercent, renderTable } from '../render.js';
 import type { ByteLimit } from './byte-limit.js';
@@ -13,12 +13,11 @@ export interface BenchSample {
 }
 
 export interface BenchSettings {
-  readonly prompt: string;
-  readonly newTokens: number;
-  readonly batch: number;
+  /** The requests of a wave run together, the waves one after another. */
+  readonly waves: readonly (readonly GenerateRequest[])[];
   readonly runs: number;
-  readonly signal: AbortSignal;
-  readonly onRun: (numDone: number, numTotal: number) => void;
+  readonly signal?: AbortSignal;
+  readonly onRun?: (numDone: number, numTotal: number) => void;
 }
 
 /** Plain, speculative, plain, speculative, …: drift of the machine hits both alike. One uncounted warm-up each. */
@@ -34,7 +33,7 @@ export async function measureInterleaved(llm: LLM, settings: BenchSettings): Pro
       runs.get(g)!.last = results;
       if (round > 0) runs.get(g)!.rates.push(tokensPerSecond);
     }
-    settings.onRun(round + 1, settings.runs + 1);
+    settings.onRun?.(round + 1, settings.runs + 1);
   }
   const plain = runs.get(0)!.last;
   return gammas.map((g) => {
@@ -48,13 +47,19 @@ export async function measureInterleaved(llm: LLM, settings: BenchSettings): Pro
   });
 }
 
-/** Decoding only: from the first token to the last. */
-async function runOnce(llm: LLM, { prompt, newTokens, batch, signal }: BenchSettings, gamma: number) {
-  const request = { prompt, temperature: 0, maxTokens: newTokens, ignoreEos: true, gamma, signal };
-  const results = await Promise.all(Array.from({ length: batch }, () => llm.generate(request)));
-  const seconds = Math.max(...results.map((result) => result.timings.decodeMs)) / 1000;
+/** Decoding only: of each wave from the first token to the last. */
+async function runOnce(llm: LLM, { waves, signal }: BenchSettings, gamma: number) {
+  const results: GenerateResult[] = [];
+  let decodeMs = 0;
+  for (const wave of waves) {
+    const done = await Promise.all(
+      wave.map((request) => llm.generate({ ...request, gamma, ...(signal && { signal }) })),
+    );
+    decodeMs += Math.max(...done.map((result) => result.timings.decodeMs));
+    results.push(...done);
+  }
   const numTokens = results.reduce((sum, result) => sum + result.tokenIds.length - 1, 0);
-  return { results, tokensPerSecond: numTokens / seconds };
+  return { results, tokensPerSecond: (1000 * numTokens) / decodeMs };
 }
 
 export function benchTable(samples: readonly BenchSample[], limit?: ByteLimit): string {

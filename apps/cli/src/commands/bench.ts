@@ -1,3 +1,4 @@
+import type { GenerateRequest } from '@qspec/engine';
 import type { Command } from 'commander';
 import { type ByteLimit, measureByteLimit } from '../bench/byte-limit.js';
 import { type BenchSample, benchTable, measureInterleaved } from '../bench/interleaved.js';
@@ -33,7 +34,8 @@ export function registerBench(program: Command, context: CliContext, guard: Guar
       await using _ = loaded;
       const bar = context.progress();
       const samples = await measureInterleaved(llm, {
-        ...options,
+        waves: [sameRequests(options)],
+        runs: options.runs,
         signal: context.interrupt.signal,
         onRun: (done, total) => bar.update(done, total, 'bench'),
       }).finally(() => bar.finish());
@@ -41,6 +43,11 @@ export function registerBench(program: Command, context: CliContext, guard: Guar
       report(program, context, llm.stats(), samples, limit, options.batch);
     }),
   );
+}
+
+function sameRequests({ prompt, newTokens, batch }: BenchOptions): GenerateRequest[] {
+  const request = { prompt, temperature: 0, maxTokens: newTokens, ignoreEos: true };
+  return Array.from({ length: batch }, () => request);
 }
 
 function report(

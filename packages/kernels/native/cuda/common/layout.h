@@ -16,10 +16,10 @@
 //   int8:  w & 0x0f0f0f0f is row g, (w >> 4) & 0x0f0f0f0f row g+8, bytes in the order j = 0, 2, 1, 3; two words make one k32 step.
 //          Quantised activations are stored with the middle two of every four codes swapped, to match.
 //
-// A run is 8 tiles (512 k) of one row-tile: its codes (4096 B), then its scales, [512 / group][8] words: word g holds the bfloat16 scales
-// of rows g (low half) and g+8 (high half). Runs of a row-tile lie one after another, row-tiles too: whatever is read together is one piece.
-// The `lo` plane of a nested weight has the same tiles without scales. Dense bf16: a tile is 4 sub-tiles of 16 k, one a step, 512 B each:
-// lane's 16 bytes are a0..a3. n is padded to 16 and k to 64 with zero weights (scale 0).
+// A piece is what is copied at once: 4 tiles (256 k) of one row-tile, its codes (2048 B) then its scales, [256 / group][8] words: word g holds
+// the bfloat16 scales of rows g (low half) and g+8 (high half). Pieces of a row-tile lie one after another, row-tiles too. The `lo` plane of a
+// nested weight has the same tiles without scales. Dense bf16: a tile is 4 sub-tiles of 16 k, one a step, 512 B each: lane's 16 bytes are
+// a0..a3; a piece is one tile. n is padded to 16 and k to 64 with zero weights (scale 0).
 //
 // ACTIVATIONS ("x-form"). The B operand in fragment order, so that a lane's 8 consecutive k are one 16-byte load:
 //   bf16: [k tile][row block c][half tile][row g of the block][t] 16 B:  k = 64·tile + 32·half + 8·t + 0..7 of row 8·c + g
@@ -27,7 +27,7 @@
 // A block of rows holds 8, or fewer (1, 2, 4) when the batch has no more: lanes of missing rows then read others' and are ignored.
 //
 // ORDER OF SUMS, a function of the weight's shape alone, so that a row's result never depends on the batch:
-//   run    = groups in order, one multiply-add a group (dense: the tensor core's own chain)
+//   run    = 512 k: groups in order, one multiply-add a group (dense: the tensor core's own chain)
 //   slice  = up to 4 runs, added in order
 //   result = slices, added in order
 #pragma once
@@ -42,7 +42,8 @@ constexpr int kTileBytes = 512;  // of one 4-bit plane
 constexpr int kDenseTileBytes = 2048;
 constexpr int kRunTiles = 8;
 constexpr int kRunK = kRunTiles * kTileK;
-constexpr int kRunCodeBytes = kRunTiles * kTileBytes;
+constexpr int kPieceTiles = 4;
+constexpr int kPieceK = kPieceTiles * kTileK;
 constexpr int kSliceRuns = 4;
 constexpr int kScaleBytes = 32;  // of one group of one row-tile
 
@@ -63,13 +64,24 @@ QSPEC_HOST_DEVICE constexpr int num_slices(int k_tiles) { return (num_runs(k_til
 QSPEC_HOST_DEVICE constexpr int run_tiles(int k_tiles, int run) {
   return k_tiles - run * kRunTiles < kRunTiles ? k_tiles - run * kRunTiles : kRunTiles;
 }
-// Groups that begin in `run`.
-QSPEC_HOST_DEVICE constexpr int run_groups(int k, int group_size, int run) {
-  return ((k - run * kRunK < kRunK ? k - run * kRunK : kRunK) + group_size - 1) / group_size;
+// Tiles and groups of the piece that begins at tile `first`.
+QSPEC_HOST_DEVICE constexpr int piece_tiles(int k_tiles, int first) { return k_tiles - first < kPieceTiles ? k_tiles - first : kPieceTiles; }
+QSPEC_HOST_DEVICE constexpr int piece_groups(int k, int group_size, int first) {
+  return ((k - first * kTileK < kPieceK ? k - first * kTileK : kPieceK) + group_size - 1) / group_size;
 }
-QSPEC_HOST_DEVICE constexpr int full_run_bytes(int group_size) { return kRunCodeBytes + kRunK / group_size * kScaleBytes; }
+QSPEC_HOST_DEVICE constexpr int full_piece_bytes(int group_size) { return kPieceTiles * kTileBytes + kPieceK / group_size * kScaleBytes; }
 QSPEC_HOST_DEVICE constexpr int64_t hi_row_tile_bytes(int k, int k_tiles, int group_size) {
   return static_cast<int64_t>(k_tiles) * kTileBytes + static_cast<int64_t>(k / group_size) * kScaleBytes;
+}
+
+// Where, within a row-tile, the codes of tile `tile` and the scales of group `q` begin.
+QSPEC_HOST_DEVICE constexpr int64_t codes_offset(int group_size, int tile) {
+  return static_cast<int64_t>(tile / kPieceTiles) * full_piece_bytes(group_size) + tile % kPieceTiles * kTileBytes;
+}
+QSPEC_HOST_DEVICE constexpr int64_t scales_offset(int k_tiles, int group_size, int q) {
+  const int piece = q * group_size / kPieceK;
+  return static_cast<int64_t>(piece) * full_piece_bytes(group_size) + piece_tiles(k_tiles, piece * kPieceTiles) * kTileBytes +
+         (q - piece * kPieceK / group_size) * kScaleBytes;
 }
 
 // k within its tile of nibble j in word s of lane t.

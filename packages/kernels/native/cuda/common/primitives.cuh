@@ -138,6 +138,9 @@ QSPEC_DEVICE bool is_nan(float x) { return (bits_of_float(x) & 0x7fffffffu) > 0x
 
 #if defined(__CUDACC__)
 QSPEC_DEVICE void sync_warp() { __syncwarp(); }
+QSPEC_DEVICE uint32_t ballot(bool v) { return __ballot_sync(0xffffffffu, v); }
+QSPEC_DEVICE int num_bits(uint32_t v) { return __popc(v); }
+QSPEC_DEVICE int lowest_bit(uint32_t v) { return __ffs(static_cast<int>(v)) - 1; }
 QSPEC_DEVICE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 QSPEC_DEVICE int shuffle_xor(int v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 QSPEC_DEVICE int shuffle_from(int v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
@@ -156,6 +159,18 @@ inline void combine_shuffle(void* const lanes[32]) {
   }
 }
 inline void combine_nothing(void* const*) {}
+inline void combine_ballot(void* const lanes[32]) {
+  uint32_t mask = 0;
+  for (int i = 0; i < kWarp; ++i) mask |= static_cast<ShuffleLane*>(lanes[i])->value << i;
+  for (int i = 0; i < kWarp; ++i) static_cast<ShuffleLane*>(lanes[i])->result = mask;
+}
+inline uint32_t ballot(bool v) {
+  ShuffleLane lane{v, 0, 0};
+  emulator::collective(&lane, combine_ballot, "ballot");
+  return lane.result;
+}
+inline int num_bits(uint32_t v) { return __builtin_popcount(v); }
+inline int lowest_bit(uint32_t v) { return v ? __builtin_ctz(v) : -1; }
 inline void sync_warp() { emulator::collective(nullptr, combine_nothing, "sync_warp"); }
 inline uint32_t emulated_shuffle(uint32_t value, int from) {
   ShuffleLane lane{value, from, 0};
@@ -251,10 +266,11 @@ QSPEC_DEVICE void add_release(unsigned long long* address, unsigned long long va
   emulator::progress();
 #endif
 }
-QSPEC_DEVICE unsigned long long load_acquire(const unsigned long long* address) {
+// For polling: what it says another thread did is visible only after fence_device().
+QSPEC_DEVICE unsigned long long load_relaxed(const unsigned long long* address) {
 #if defined(__CUDACC__)
   unsigned long long v;
-  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
   return v;
 #else
   return *address;

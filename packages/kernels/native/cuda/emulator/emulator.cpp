@@ -125,6 +125,14 @@ void finish_bulk(size_t index) {
   progress();
 }
 
+// The first lane of the thread's warp that waits for the same.
+int first_lane_like(const Thread& t) {
+  const Warp& warp = machine().warps[t.warp];
+  int lane = 0;
+  while (machine().threads[warp.first_thread + lane]->waiting_for != t.waiting_for) ++lane;
+  return lane;
+}
+
 void report_stall() {
   Machine& m = machine();
   std::fprintf(stderr, "emulator: nothing moves any more. Waiting threads:\n");
@@ -133,7 +141,8 @@ void report_stall() {
     const Thread& t = *m.threads[i];
     if (t.state == State::kDone) continue;
     char line[160];
-    std::snprintf(line, sizeof line, "  block %d warp %d: %s", t.place.block, t.place.thread / kLanes, t.waiting_for);
+    const int barrier = t.state == State::kBarrier ? t.barrier : 0;
+    std::snprintf(line, sizeof line, "  block %d warp %d from lane %d on: %s %d", t.place.block, t.place.thread / kLanes, first_lane_like(t), t.waiting_for, barrier);
     ++reasons[line];
   }
   for (const auto& [line, count] : reasons) std::fprintf(stderr, "%s (%d lanes)\n", line.c_str(), count);

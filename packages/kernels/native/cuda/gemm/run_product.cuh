@@ -1,6 +1,6 @@
-// One run (512 k) of one or two row-tiles times all rows: the inner loop of every product, used by every kernel so that all sum alike.
+// One piece (256 k) of one or two row-tiles times all rows: the inner loop of every product, used by every kernel so that all sum alike.
 //
-// Weights come from wherever `WeightPieces` points (shared memory), activations from x-form in shared memory. Accumulators: lane (g, t) holds
+// Weights and activations (x-form) lie in shared memory. Accumulators: lane (g, t) holds
 // for row-tile j and row block c: outputs g and g+8 of batch rows 2t, 2t+1 as [j][c][0..3] = (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
 #pragma once
 #include "common/primitives.cuh"
@@ -28,10 +28,10 @@ QSPEC_DEVICE void unpack_nested(uint32_t hi, uint32_t lo, uint32_t radix2, uint3
 }
 QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
-// Where the activations of one run lie in shared memory.
-struct RunInput {
-  const uint8_t* x;     // x-form at the run's first tile
-  const float* scales;  // integer: [groups of this run][columns]
+// Where the activations of one piece lie in shared memory.
+struct PieceInput {
+  const uint8_t* x;     // x-form at the piece's first tile
+  const float* scales;  // integer: [groups of this piece][columns]
   const int32_t* sums;
   RowBlocks blocks;
 };
@@ -66,21 +66,20 @@ QSPEC_DEVICE void flush_group(Accumulator<tiles, n8>& total, Accumulator<tiles, 
   }
 }
 
-// Quantised weights, bfloat16 activations. `hi`: codes of the run followed by its scales; `lo`: codes (kHiLo).
+// Quantised weights, bfloat16 activations. `hi`: codes of the piece followed by its scales; `lo`: codes (kHiLo).
 template <GemmMode mode, int tiles, int n8>
-QSPEC_DEVICE void quantized_run(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], const uint8_t* const (&lo)[tiles], int num_tiles,
-                                int num_groups, int half_shift, uint32_t radix2, const RunInput& input, int lane) {
-  const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 64;
+QSPEC_DEVICE void quantized_piece(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], const uint8_t* const (&lo)[tiles], int num_tiles,
+                                  int num_groups, int half_shift, uint32_t radix2, const PieceInput& input, int lane) {
+  const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 64, tile_bytes = n8 * 2 * half_bytes;
   const uint8_t* x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 16;
   const uint8_t* scales[tiles];
   QSPEC_UNROLL
   for (int j = 0; j < tiles; ++j) scales[j] = hi[j] + num_tiles * kTileBytes;
   Accumulator<tiles, n8> group;
   group.clear();
-#if defined(__CUDACC__)
-#pragma unroll 2
-#endif
-  for (int tile = 0; tile < num_tiles; ++tile) {
+  QSPEC_UNROLL
+  for (int tile = 0; tile < kPieceTiles; ++tile) {
+    if (tile >= num_tiles) break;
     uint4 high[tiles];
     [[maybe_unused]] uint4 low[tiles];
     QSPEC_UNROLL
@@ -100,7 +99,7 @@ QSPEC_DEVICE void quantized_run(Accumulator<tiles, n8>& total, const uint8_t* co
         }
       QSPEC_UNROLL
       for (int c = 0; c < n8; ++c) {
-        const uint4 b = *reinterpret_cast<const uint4*>(x + (c * 2 + half) * half_bytes);
+        const uint4 b = *reinterpret_cast<const uint4*>(x + tile * tile_bytes + (c * 2 + half) * half_bytes);
         QSPEC_UNROLL
         for (int j = 0; j < tiles; ++j) {
           mma_bf16(group.value[j][c], a[j][0], b.x, b.y);
@@ -111,45 +110,40 @@ QSPEC_DEVICE void quantized_run(Accumulator<tiles, n8>& total, const uint8_t* co
       if ((halves & ((1 << half_shift) - 1)) == 0 && (halves - 1) >> half_shift < num_groups)
         flush_group(total, group, scales, (halves - 1) >> half_shift, g);
     }
-    x += n8 * 2 * half_bytes;
   }
 }
 
-// A piece of a dense run: `num_tiles` tiles from `dense` on.
+// One tile (64 k) of dense weights.
 template <int tiles, int n8>
-QSPEC_DEVICE void dense_tiles(Accumulator<tiles, n8>& total, const uint8_t* const (&dense)[tiles], int num_tiles, const RunInput& input, int first_tile,
-                              int lane) {
+QSPEC_DEVICE void dense_tile(Accumulator<tiles, n8>& total, const uint8_t* const (&dense)[tiles], const PieceInput& input, int lane) {
   const int half_bytes = input.blocks.rows * 64;
-  const uint8_t* x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 16 + first_tile * n8 * 2 * half_bytes;
-  for (int tile = 0; tile < num_tiles; ++tile) {
+  const uint8_t* x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 16;
+  QSPEC_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    uint32_t a[tiles][2][4];
     QSPEC_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      uint32_t a[tiles][2][4];
+    for (int j = 0; j < tiles; ++j)
       QSPEC_UNROLL
-      for (int j = 0; j < tiles; ++j)
-        QSPEC_UNROLL
-        for (int s = 0; s < 2; ++s) {
-          const uint4 v = *reinterpret_cast<const uint4*>(dense[j] + tile * kDenseTileBytes + (2 * half + s) * 512 + lane * 16);
-          a[j][s][0] = v.x, a[j][s][1] = v.y, a[j][s][2] = v.z, a[j][s][3] = v.w;
-        }
+      for (int s = 0; s < 2; ++s) {
+        const uint4 v = *reinterpret_cast<const uint4*>(dense[j] + (2 * half + s) * 512 + lane * 16);
+        a[j][s][0] = v.x, a[j][s][1] = v.y, a[j][s][2] = v.z, a[j][s][3] = v.w;
+      }
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) {
+      const uint4 b = *reinterpret_cast<const uint4*>(x + (c * 2 + half) * half_bytes);
       QSPEC_UNROLL
-      for (int c = 0; c < n8; ++c) {
-        const uint4 b = *reinterpret_cast<const uint4*>(x + (c * 2 + half) * half_bytes);
-        QSPEC_UNROLL
-        for (int j = 0; j < tiles; ++j) {
-          mma_bf16(total.value[j][c], a[j][0], b.x, b.y);
-          mma_bf16(total.value[j][c], a[j][1], b.z, b.w);
-        }
+      for (int j = 0; j < tiles; ++j) {
+        mma_bf16(total.value[j][c], a[j][0], b.x, b.y);
+        mma_bf16(total.value[j][c], a[j][1], b.z, b.w);
       }
     }
-    x += n8 * 2 * half_bytes;
   }
 }
 
 // Quantised weights (the hi plane), integer activations: exact integer sums a group, then scales.
 template <int tiles, int n8>
-QSPEC_DEVICE void integer_run(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], int num_tiles, int num_groups, int half_shift,
-                              const RunInput& input, int lane) {
+QSPEC_DEVICE void integer_piece(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], int num_tiles, int num_groups, int half_shift,
+                                const PieceInput& input, int lane) {
   const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 32, columns = input.blocks.columns();
   const uint8_t* x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 8;
   int sum[tiles][n8][4];

@@ -1,6 +1,7 @@
 #include "session/attention_plan.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace qspec::cuda {
 
@@ -45,18 +46,30 @@ class Planner {
     num_splits_ = std::max(num_splits_, splits);
     const int segments = (splits + kSegmentSplits - 1) / kSegmentSplits;
     for (int segment = 0; segment < segments; ++segment) {
-      const int first = segment * kSegmentSplits, last = std::min(first + kSegmentSplits, splits), fold = static_cast<int>(out_->folds.size());
+      const int first = segment * kSegmentSplits, last = std::min(first + kSegmentSplits, splits);
       const size_t before = out_->items.size();
       if (by_segment_ && last <= tail) {
-        out_->items.push_back({sequence, begin, end - begin, first, last, fold, 0, 0});
+        add_item(sequence, begin, end, first, last, false);
       } else {
         for (int split = first; split < last; ++split) {
-          if (split < tail) out_->items.push_back({sequence, begin, end - begin, split, split + 1, fold, 0, 0});
-          for (int row = begin; split >= tail && row < end; ++row) out_->items.push_back({sequence, row, 1, split, split + 1, fold, 1, 0});
+          if (split < tail) add_item(sequence, begin, end, split, split + 1, false);
+          for (int row = begin; split >= tail && row < end; ++row) add_item(sequence, row, row + 1, split, split + 1, true);
         }
       }
       out_->folds.push_back({begin, end - begin, first, last, static_cast<int>(out_->items.size() - before), segment, group, segments});
     }
+  }
+
+  void add_item(int sequence, int begin, int end, int split_begin, int split_end, bool is_tail) {
+    const SequenceRows& rows = sequences_[sequence];
+    AttentionItem item{};
+    item.row_begin = begin, item.num_rows = end - begin, item.split_begin = split_begin, item.split_end = split_end;
+    item.fold = static_cast<int>(out_->folds.size()), item.is_tail = is_tail;
+    item.sequence_begin = rows.begin, item.sequence_end = rows.end, item.page_begin = rows.page_begin;
+    item.last_position = positions_[end - 1];
+    const bool is_tree = rows.start != std::numeric_limits<int>::max();
+    item.first_new = is_tree ? std::numeric_limits<int>::max() : positions_[rows.begin];
+    out_->items.push_back(item);
   }
 
   const std::vector<SequenceRows>& sequences_;

@@ -10,6 +10,7 @@ namespace qspec::cuda {
 struct SequenceRows {
   int begin, end;
   int start;
+  int page_begin;  // in the call's page ids
 };
 
 struct AttentionGeometry {

@@ -57,10 +57,10 @@ Status RoundEvents::times(bool has_drafts, double* draft_ms, double* verify_ms) 
 
 // ---- Making ----------------------------------------------------------------------------------------------------------------------------
 
-Status CudaSession::create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out) {
+Status CudaSession::create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out, int most_stages) {
   QSPEC_RETURN_IF_ERROR(validate_session(config));
   QSPEC_CUDA_CALL(cudaSetDevice(device.ordinal));
-  std::unique_ptr<CudaSession> session(new CudaSession(device, std::move(config)));
+  std::unique_ptr<CudaSession> session(new CudaSession(device, std::move(config), most_stages));
   QSPEC_RETURN_IF_ERROR(session->allocate());
   *out = std::move(session);
   return {};
@@ -80,7 +80,7 @@ Status CudaSession::allocate() {
   }
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "scratch of the programs", &scratch_));
   QSPEC_RETURN_IF_ERROR(scratch_.fill(0));
-  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_};
+  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_, most_stages_};
   buffers_.reserve(2);
   for (int i = 0; i < 2; ++i) {
     if (!programs[i]) continue;
@@ -122,7 +122,7 @@ Status CudaSession::allocate_workspace() {
                        reinterpret_cast<int32_t*>(places[9])};
   const int max_launches = kMaxDraftSteps * launches_for(config_.max_rows) + launches_for(config_.max_rows);
   QSPEC_RETURN_IF_ERROR(arena_.create(static_cast<size_t>(max_launches) * kLaunchStructBytes, kArenaBytes));
-  list_ = std::make_unique<LaunchList>(arena_, geometry_, max_launches);
+  list_ = std::make_unique<LaunchList>(arena_, geometry_, kv.page_size, max_launches);
   return {};
 }
 

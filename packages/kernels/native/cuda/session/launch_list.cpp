@@ -20,18 +20,14 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   const auto slice = [&](const std::vector<int32_t>& all) { return std::vector<int32_t>(all.begin() + first, all.begin() + first + count); };
   const std::vector<int32_t> positions = slice(pass.positions);
   std::vector<SequenceRows> sequences;
-  std::vector<int32_t> page_starts, sequence_rows;
   for (int i = 0; i < count; ++i) {
     const int32_t sequence = pass.sequences[first + i];
     if (i == 0 || sequence != pass.sequences[first + i - 1]) {
-      sequences.push_back({i, i, std::numeric_limits<int32_t>::max()});
-      page_starts.push_back((*page_offsets_)[sequence]);
-      sequence_rows.push_back(i);
+      sequences.push_back({i, i, std::numeric_limits<int32_t>::max(), (*page_offsets_)[sequence]});
     }
     sequences.back().end = i + 1;
     if (pass.has_ancestors) sequences.back().start = std::min(sequences.back().start, pass.ancestor_starts[first + i]);
   }
-  sequence_rows.push_back(count);
   AttentionPlan attention;
   if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, &attention))
     return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
@@ -52,8 +48,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   b.token_index = arena_.put(slice(pass.token_index));
   b.positions = arena_.put(positions);
   b.slots = arena_.put(slice(pass.slots));
-  b.page_offsets = arena_.put(page_starts);
-  b.sequence_rows = arena_.put(sequence_rows);
+  b.num_kv_heads = geometry_.num_kv_heads, b.page_size = page_size_;
   b.logit_row_index = arena_.put(logit_rows);
   b.items = arena_.put(attention.items);
   b.folds = arena_.put(attention.folds);

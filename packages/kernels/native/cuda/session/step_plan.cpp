@@ -9,6 +9,9 @@ namespace qspec::cuda {
 
 namespace {
 
+// A block takes as much of k as fits this many bytes of activations, at least one slice: beyond it the sums are exchanged through memory.
+constexpr int64_t kShareBytes = 64 << 10;
+
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 int log2_of(int value) {
   int shift = 0;
@@ -98,8 +101,7 @@ class PhaseBuilder {
     class_ = kRowClasses[row_class];
     blocks_ = blocks_of(class_);
     demand_ = {};
-    if (program_.head_dim != 0) demand_.x_bytes = attention_tile_bytes(program_.head_dim, class_.n8);
-    demand_.x_bytes = std::max<int>(demand_.x_bytes, kSliceRuns * kRunTiles * x_tile_bytes(blocks_));
+    if (program_.head_dim != 0) demand_.attention_bytes = attention_tile_bytes(program_.head_dim, class_.n8);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     for (size_t i = 0; i < program_.nodes.size(); ++i) {
       if (is_left_out(i)) continue;
@@ -109,12 +111,13 @@ class PhaseBuilder {
       out.phases.push_back(phase);
     }
     for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
-    out.first_linear = static_cast<int>(out.phases.size());
-    for (size_t i = out.phases.size(); i-- > 0;) {
-      out.phases[i].next_linear = out.first_linear;
-      if (out.phases[i].kind == PhaseKind::kLinear) out.first_linear = static_cast<int>(i);
+    for (Phase& phase : out.phases) {
+      if (phase.kind != PhaseKind::kLinear) continue;
+      phase.linear_index = static_cast<int>(out.linears.size());
+      out.linears.push_back(phase);
+      out.num_token_linears += phase.rows == Rows::kTokens;
     }
-    if (configure_step(class_, demand_, step_fixed_bytes(), environment_.shared_bytes, &out.config)) return {};
+    if (configure_step(class_, demand_, step_fixed_bytes(), environment_.shared_bytes, environment_.most_stages, &out.config)) return {};
     return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to fit a multiprocessor's " + std::to_string(environment_.shared_bytes) +
                                           " bytes of shared memory but its activations need " + std::to_string(demand_.x_bytes) + "; use the CPU backend."};
   }
@@ -187,7 +190,7 @@ class PhaseBuilder {
     const bool is_int = node.mode == GemmMode::kHiInt;
     const int slice_k = kSliceRuns * kRunK;
     const int64_t slice_bytes = is_int ? static_cast<int64_t>(columns) * (slice_k + slice_k / spec->weight.group_size * 8) : int64_t{128} * columns * kSliceRuns * kRunTiles;
-    const int most = std::max<int>(static_cast<int>(demand_.x_bytes / slice_bytes), 1);
+    const int most = std::max<int>(static_cast<int>(kShareBytes / slice_bytes), 1);
     const int parts = (slices + most - 1) / most;
     if (parts > kMaxParts || parts > environment_.num_blocks)
       return {StatusCode::kUnsupported, "Expected weights of at most " + std::to_string(std::min(kMaxParts, environment_.num_blocks) * most * slice_k) +
@@ -199,10 +202,11 @@ class PhaseBuilder {
       spec->part_block[p] = static_cast<int16_t>(environment_.num_blocks * spec->part_slice[p] / slices);
       if (p > 0) longest = std::max(longest, spec->part_slice[p] - spec->part_slice[p - 1]);
     }
-    demand_.x_bytes = std::max<int64_t>(demand_.x_bytes, std::min<int64_t>(longest * slice_bytes, slice_bytes * slices));
+    demand_.x_bytes = std::max<int>(demand_.x_bytes, static_cast<int>(longest * slice_bytes));
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
     demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu && class_.n8 < 3 ? 2 : 1));
-    if (node.mode != GemmMode::kDense) demand_.stage_bytes = std::max(demand_.stage_bytes, full_run_bytes(spec->weight.group_size));
+    if (node.mode != GemmMode::kDense) demand_.stage_bytes = std::max(demand_.stage_bytes, full_piece_bytes(spec->weight.group_size));
+    demand_.min_stages = std::max(demand_.min_stages, (class_.n8 >= 3 ? 2 : 1) * (node.mode == GemmMode::kHiLo ? 2 : 1));
     if (parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, static_cast<int64_t>(slices) * class_.max_rows * spec->weight.n_tiles * kTileN);
       plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
@@ -251,13 +255,15 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
   size_t total = 0;
   for (int c = 0; c < kNumRowClasses; ++c) {
     QSPEC_RETURN_IF_ERROR(PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c));
-    total += plan->classes_[c].phases.size() * sizeof(Phase);
+    total += (plan->classes_[c].phases.size() + plan->classes_[c].linears.size()) * sizeof(Phase);
   }
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the program's phases", &plan->memory_));
   std::vector<Phase> all;
   for (ClassPlan& c : plan->classes_) {
     c.on_device = plan->memory_.as<Phase>() + all.size();
     all.insert(all.end(), c.phases.begin(), c.phases.end());
+    c.linears_on_device = plan->memory_.as<Phase>() + all.size();
+    all.insert(all.end(), c.linears.begin(), c.linears.end());
   }
   QSPEC_RETURN_IF_ERROR(plan->memory_.upload(all.data(), total));
   *out = std::move(plan);
@@ -267,9 +273,10 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
 void StepPlan::bind(int row_class, StepParams* params) const {
   const ClassPlan& c = classes_[row_class];
   params->phases = c.on_device, params->num_phases = static_cast<int>(c.phases.size());
-  params->num_stages = c.config.num_stages, params->stage_bytes = c.config.stage_bytes;
-  params->x_bytes = c.config.x_bytes, params->slab_jobs = c.config.slab_jobs;
-  params->first_linear = c.first_linear;
+  params->linears = c.linears_on_device;
+  params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
+  params->warp_stages = c.config.warp_stages, params->stage_bytes = c.config.stage_bytes;
+  params->region_bytes = c.config.region_bytes, params->x_bytes = c.config.x_bytes, params->slab_jobs = c.config.slab_jobs;
 }
 
 }  // namespace qspec::cuda

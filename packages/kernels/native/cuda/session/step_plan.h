@@ -16,6 +16,7 @@ struct StepEnvironment {
   int num_blocks = 0;          // of the grid: one a multiprocessor
   size_t shared_bytes = 0;     // most a block may have
   const DeviceKv* kv = nullptr;
+  int most_stages = 6;         // of a warp's weight ring
 };
 
 // Scratch of a program in one device allocation that several programs may share: contents don't survive a launch.
@@ -65,10 +66,10 @@ class StepPlan {
  private:
   friend class PhaseBuilder;
   struct ClassPlan {
-    std::vector<Phase> phases;
+    std::vector<Phase> phases, linears;
     StepConfig config;
-    const Phase* on_device = nullptr;
-    int first_linear = 0;
+    const Phase *on_device = nullptr, *linears_on_device = nullptr;
+    int num_token_linears = 0;
   };
   ClassPlan classes_[kNumRowClasses];
   DeviceBuffer memory_;

@@ -6,7 +6,8 @@
 // by the tensor core's chain; splits are folded in order within a segment of 8, segments in order: nothing depends on who shares the batch.
 //
 // K and V of a split go through shared memory (16-byte asynchronous copies, swizzled), one behind the other, so that either is under way while
-// the other is used. int8 codes are expanded to bfloat16 with their scale on the way.
+// the other is used. int8 codes are expanded to bfloat16 with their scale on the way. What this launch adds to the cache is written to the
+// tiles directly, so nothing that is copied depends on the phase before: the first split is fetched before the grid's barrier.
 //
 // In shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  per-warp scratch;  slots;  small arrays.
 #pragma once
@@ -86,40 +87,66 @@ QSPEC_DEVICE void rotate_head(const AttentionSpec& spec, const float* head, int 
   sync_warp();
 }
 
-// A head's values (a warp's scratch) into slot `slot` of the K (`is_v`: V) cache.
-QSPEC_DEVICE void write_cache(const AttentionSpec& spec, bool is_v, int64_t slot, int kv_head, const float* values) {
+// code + 128 = 16 · high + low.
+struct CodePair {
+  uint8_t high, low;  // of two neighbouring elements
+};
+QSPEC_DEVICE int quantized_code(float value, float scale) { return scale > 0 ? static_cast<int>(rintf(fminf(fmaxf(value / scale, -127.0f), 127.0f))) : 0; }
+QSPEC_DEVICE CodePair split_codes(int a, int b) {
+  a += 128, b += 128;
+  return {static_cast<uint8_t>(a >> 4 | (b >> 4) << 4), static_cast<uint8_t>((a & 15) | (b & 15) << 4)};
+}
+
+// Where a row's K or V goes besides the cache: its place in the tile that is about to be used, or nowhere.
+struct TilePlace {
+  uint8_t* row;   // bf16: the tile row; codes: the raw row (int8-nested: high nibbles)
+  uint8_t* low;   // int8-nested: low nibbles
+  float* scale;
+  int swizzle_row;
+};
+
+// A head's values (a warp's scratch) into slot `slot` of the K (`is_v`: V) cache, and to `place`.
+QSPEC_DEVICE void write_cache(const AttentionSpec& spec, bool is_v, int64_t slot, int kv_head, const float* values, const TilePlace& place) {
   const int lane = lane_index(), dim = spec.head_dim;
   const int64_t vector = slot * spec.num_kv_heads + kv_head;
   uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
   if (spec.cache.format == KvFormat::kBf16) {
-    for (int i = 2 * lane; i < dim; i += 2 * kWarp) *reinterpret_cast<uint32_t*>(data + (vector * dim + i) * 2) = pack_bf16(values[i], values[i + 1]);
+    for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
+      const uint32_t pair = pack_bf16(values[i], values[i + 1]);
+      *reinterpret_cast<uint32_t*>(data + (vector * dim + i) * 2) = pair;
+      if (place.row) *reinterpret_cast<uint32_t*>(place.row + swizzled(place.swizzle_row, i / 8) * 16 + i % 8 * 2) = pair;
+    }
     return;
   }
   float largest = 0;
   for (int i = lane; i < dim; i += kWarp) largest = max_or_nan(largest, magnitude(values[i]));
   largest = lanes_max(largest, 5);
   const float scale = largest / 127.0f;
-  if (lane == 0) (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
+  if (lane == 0) {
+    (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
+    if (place.scale) *place.scale = scale;
+  }
   uint8_t* low = is_v ? spec.cache.v_low : spec.cache.k_low;
   for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
-    int code[2];
-    for (int e = 0; e < 2; ++e) code[e] = scale > 0 ? static_cast<int>(rintf(fminf(fmaxf(values[i + e] / scale, -127.0f), 127.0f))) : 0;
+    const int a = quantized_code(values[i], scale), b = quantized_code(values[i + 1], scale);
     if (spec.cache.format == KvFormat::kInt8) {
-      *reinterpret_cast<uint16_t*>(data + vector * dim + i) = static_cast<uint16_t>((code[0] & 255) | (code[1] & 255) << 8);
-    } else {  // code + 128 = 16 · high + low
-      const int a = code[0] + 128, b = code[1] + 128;
-      data[vector * dim / 2 + i / 2] = static_cast<uint8_t>(a >> 4 | (b >> 4) << 4);
-      low[vector * dim / 2 + i / 2] = static_cast<uint8_t>((a & 15) | (b & 15) << 4);
+      const auto pair = static_cast<uint16_t>((a & 255) | (b & 255) << 8);
+      *reinterpret_cast<uint16_t*>(data + vector * dim + i) = pair;
+      if (place.row) *reinterpret_cast<uint16_t*>(place.row + i) = pair;
+    } else {
+      const CodePair pair = split_codes(a, b);
+      data[vector * dim / 2 + i / 2] = pair.high, low[vector * dim / 2 + i / 2] = pair.low;
+      if (place.row) place.row[i / 2] = pair.high, place.low[i / 2] = pair.low;
     }
   }
 }
 
 // K (`is_v`: V) head of `row` from qkv into the row's own slot.
-QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const StepBatch& batch, int row, int kv_head, bool is_v, float* scratch) {
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot, int kv_head, bool is_v, float* scratch, const TilePlace& place) {
   const float* qkv = spec.qkv + static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
   const int head = spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head;
   rotate_head(spec, qkv + head * spec.head_dim, row, is_v ? nullptr : spec.k_norm, !is_v, scratch);
-  write_cache(spec, is_v, load_constant(batch.slots + row), kv_head, scratch);
+  write_cache(spec, is_v, slot, kv_head, scratch, place);
   sync_warp();
 }
 
@@ -127,7 +154,7 @@ QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const StepBatch& batc
 QSPEC_DEVICE void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, float* scratch, int warp, int num_warps) {
   const int tasks = batch.rows * spec.num_kv_heads * 2;
   for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps)
-    store_kv_head(spec, batch, i / (2 * spec.num_kv_heads), i / 2 % spec.num_kv_heads, i & 1, scratch);
+    store_kv_head(spec, i / (2 * spec.num_kv_heads), load_constant(batch.slots + i / (2 * spec.num_kv_heads)), i / 2 % spec.num_kv_heads, i & 1, scratch, {});
 }
 
 // ---- One split --------------------------------------------------------------------------------------------------------------------------
@@ -149,7 +176,8 @@ struct AttentionPhase {
   const StepBatch& batch;
   const RowBlocks& blocks;
   AttentionShared s;
-  int* flags;
+  const AttentionStart& start;
+  int* flag;
   int thread, warp, lane, group, dim;
   bool has_codes;
 
@@ -166,35 +194,34 @@ struct AttentionPhase {
   };
 
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
-  QSPEC_DEVICE AttentionItem item_at(int item) const { return batch.items[item / spec.num_kv_heads]; }
+  QSPEC_DEVICE AttentionItem item_at(int item) const { return load_item(batch, item / spec.num_kv_heads); }
   QSPEC_DEVICE void sync() const { named_barrier(kConsumerBarrier, kThreads); }
 
-  QSPEC_DEVICE int64_t slot_of(const AttentionItem& item, int position) const {
-    if (item.is_tail) {
-      const int start = load_constant(batch.ancestor_starts + item.row_begin);
-      if (position >= start) return load_constant(batch.ancestor_slots + static_cast<int64_t>(item.row_begin) * batch.max_ancestors + position - start);
-    }
-    const int page = load_constant(batch.page_offsets + item.sequence) + position / spec.page_size;
-    return static_cast<int64_t>(load_constant(batch.page_ids + page)) * spec.page_size + position % spec.page_size;
-  }
-  QSPEC_DEVICE int last_position(const AttentionItem& item) const { return load_constant(batch.positions + item.row_begin + item.num_rows - 1); }
-
-  // Slots of a split's positions, and their scales; -1 beyond the last position.
-  QSPEC_DEVICE void find_slots(const AttentionItem& item, int kv_head, int split, int buffer) const {
-    const int last = last_position(item);
+  // Scales of a split's positions whose slots are known.
+  QSPEC_DEVICE void find_scales(int kv_head, const int32_t* slots, int buffer) const {
     for (int i = thread; i < kSplitPositions; i += kThreads) {
-      const int position = split * kSplitPositions + i;
-      const int64_t slot = position <= last ? slot_of(item, position) : -1;
-      s.slots[buffer * kSplitPositions + i] = static_cast<int32_t>(slot);
-      if (!has_codes) continue;
-      const int64_t vector = slot * spec.num_kv_heads + kv_head;
+      const int64_t slot = slots[i], vector = slot * spec.num_kv_heads + kv_head;
+      if (slot == kWrittenHere) continue;
+      s.k_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector);
+      s.v_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector);
+    }
+  }
+  QSPEC_DEVICE int32_t* slots_at(int buffer) const { return s.slots + buffer * kSplitPositions; }
+  // Slots of a later split and their scales; by the last threads, which have least else to do.
+  QSPEC_DEVICE void find_slots(const Work& work, int buffer) const {
+    const AttentionItem item = item_at(work.item);
+    const int kv_head = work.item % spec.num_kv_heads;
+    for (int i = kThreads - 1 - thread; i < kSplitPositions; i += kThreads) {
+      const int64_t slot = slot_of_position(batch, item, spec.page_size, work.split * kSplitPositions + i), vector = slot * spec.num_kv_heads + kv_head;
+      slots_at(buffer)[i] = static_cast<int32_t>(slot);
+      if (!has_codes || slot == kWrittenHere) continue;
       s.k_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector);
       s.v_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector);
     }
   }
 
-  // Starts copying K or V of the split whose slots are in `buffer`. Absent positions are zero.
-  QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, int buffer) const {
+  // Starts copying K or V of a split. Absent positions are zero.
+  QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, const int32_t* slots) const {
     const uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
     const bool is_nested = spec.cache.format == KvFormat::kInt8Nested;
     const int vector_bytes = !has_codes ? 2 * dim : is_nested ? dim / 2 : dim, chunks = vector_bytes / 16;
@@ -202,7 +229,8 @@ struct AttentionPhase {
     uint8_t* to = has_codes ? (is_v ? s.raw_v : s.raw_k) : is_v ? s.v : s.k;
     for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
       const int position = i / chunks, chunk = i - position * chunks;
-      const int64_t slot = s.slots[buffer * kSplitPositions + position];
+      const int64_t slot = slots[position];
+      if (slot == kWrittenHere) continue;
       const int64_t at = (slot * spec.num_kv_heads + kv_head) * vector_bytes + chunk * 16;
       uint8_t* place = has_codes ? to + position * vector_bytes + chunk * 16 : to + position * s.row_bytes + swizzled(position, chunk) * 16;
       if (slot < 0) {
@@ -229,8 +257,9 @@ struct AttentionPhase {
     for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
       const int position = i / chunks, chunk = i - position * chunks;
       const float scale = scales[position];
-      const bool is_absent = s.slots[buffer * kSplitPositions + position] < 0;
+      const bool is_absent = slots_at(buffer)[position] == kAbsent;
       uint32_t word[4];
+      QSPEC_UNROLL
       for (int w = 0; w < 4; ++w) {
         const int element = chunk * 8 + 2 * w;
         word[w] = is_absent ? 0 : pack_bf16(code_value(raw, position, element) * scale, code_value(raw, position, element + 1) * scale);
@@ -239,37 +268,46 @@ struct AttentionPhase {
     }
   }
 
-  // Q of the item's columns, normed and rotated, and which positions each sees; where the item's own new positions lie in its splits, their K
-  // and V into the cache.
-  QSPEC_DEVICE void prepare_item(const AttentionItem& item, int kv_head) const {
-    const int columns = item.num_rows * group, qkv_stride = (spec.num_heads + 2 * spec.num_kv_heads) * dim;
-    float* scratch = s.scratch + warp * kMaxHeadDim;
-    for (int c = warp; c < kQueryColumns; c += warps) {
-      const int row = item.row_begin + c / group, head = kv_head * group + c % group;
-      uint8_t* q = s.q + c * s.row_bytes;
-      if (c < columns) rotate_head(spec, spec.qkv + static_cast<int64_t>(row) * qkv_stride + head * dim, row, spec.q_norm, true, scratch);
-      for (int i = 2 * lane; i < dim; i += 2 * kWarp)
-        *reinterpret_cast<uint32_t*>(q + swizzled(c, i / 8) * 16 + i % 8 * 2) = c < columns ? pack_bf16(scratch[i], scratch[i + 1]) : 0;
-      if (lane == 0) {
-        const int own = c < columns ? load_constant(batch.positions + row) : -1;
-        s.own[c] = own;
-        s.first[c] = spec.sliding_window > 0 && own >= spec.sliding_window ? own + 1 - spec.sliding_window : 0;
-      }
-      sync_warp();
-    }
-    if (batch.has_tree) return;
-    const int begin = load_constant(batch.sequence_rows + item.sequence), end = load_constant(batch.sequence_rows + item.sequence + 1);
-    for (int i = warp; i < 2 * (end - begin); i += warps) {
-      const int row = begin + i / 2, split = load_constant(batch.positions + row) / kSplitPositions;
-      if (split >= item.split_begin && split < item.split_end) store_kv_head(spec, batch, row, kv_head, i & 1, scratch);
-    }
+  QSPEC_DEVICE TilePlace tile_place(bool is_v, int position, int buffer) const {
+    const int p = position % kSplitPositions;
+    if (!has_codes) return {(is_v ? s.v : s.k) + p * s.row_bytes, nullptr, nullptr, p};
+    const int vector_bytes = spec.cache.format == KvFormat::kInt8Nested ? dim / 2 : dim;
+    uint8_t* row = (is_v ? s.raw_v : s.raw_k) + p * vector_bytes;
+    return {row, row + kSplitPositions * vector_bytes, (is_v ? s.v_scale : s.k_scale) + buffer * kSplitPositions + p, p};
   }
-  // May prepare_item write to what the item reads?
-  QSPEC_DEVICE bool writes_cache(const AttentionItem& item) const {
-    if (batch.has_tree) return false;
-    const int begin = load_constant(batch.sequence_rows + item.sequence), end = load_constant(batch.sequence_rows + item.sequence + 1);
-    return load_constant(batch.positions + end - 1) / kSplitPositions >= item.split_begin &&
-           load_constant(batch.positions + begin) / kSplitPositions < item.split_end;
+
+  // What a split needs of this launch's own rows: at an item's first one, Q of its columns, normed and rotated, and which positions each sees;
+  // and K and V of the rows whose positions lie in the split, into the cache and the tiles. One task a warp.
+  QSPEC_DEVICE void prepare(const AttentionItem& item, const Work& work, int buffer, bool is_first) const {
+    const int kv_head = work.item % spec.num_kv_heads, qkv_stride = (spec.num_heads + 2 * spec.num_kv_heads) * dim;
+    const int num_queries = is_first ? item.num_rows * group : 0;
+    int first_row = 0, num_rows = 0;  // whose K and V
+    if (!batch.has_tree) {
+      const int row = item.sequence_begin + lane;
+      const bool is_here = row < item.sequence_end && start.positions[row] / kSplitPositions == work.split;
+      const uint32_t mask = ballot(is_here);
+      first_row = item.sequence_begin + lowest_bit(mask), num_rows = num_bits(mask);
+    }
+    float* scratch = s.scratch + warp * kMaxHeadDim;
+    for (int task = warp; task < num_queries + 2 * num_rows; task += warps) {
+      if (task < num_queries) {
+        const int row = item.row_begin + task / group, head = kv_head * group + task % group;
+        rotate_head(spec, spec.qkv + static_cast<int64_t>(row) * qkv_stride + head * dim, row, spec.q_norm, true, scratch);
+        uint8_t* q = s.q + task * s.row_bytes;
+        for (int i = 2 * lane; i < dim; i += 2 * kWarp)
+          *reinterpret_cast<uint32_t*>(q + swizzled(task, i / 8) * 16 + i % 8 * 2) = pack_bf16(scratch[i], scratch[i + 1]);
+        sync_warp();
+      } else {
+        const int t = task - num_queries, row = first_row + t / 2;
+        const bool is_v = t & 1;
+        store_kv_head(spec, row, start.slots_of_rows[row], kv_head, is_v, scratch, tile_place(is_v, start.positions[row], buffer));
+      }
+    }
+    if (is_first && thread < kQueryColumns) {
+      const int own = thread < num_queries ? start.positions[item.row_begin + thread / group] : -1;
+      s.own[thread] = own;
+      s.first[thread] = spec.sliding_window > 0 && own >= spec.sliding_window ? own + 1 - spec.sliding_window : 0;
+    }
   }
 
   // Scores of this warp's positions (base 2, -infinity where not seen), and their maxima per column into s.largest.
@@ -409,22 +447,19 @@ struct AttentionPhase {
     }
   }
 
-  // Did the calling block bring in the last of `expected` results? Uniform over the block.
+  // Did the calling block bring in the last of `expected` results? Uniform over the block; what all blocks stored before can be read then.
   QSPEC_DEVICE bool is_last(int32_t* counter, int expected) const {
-    if (expected == 1) {
-      sync();
-      return true;
-    }
-    fence_device();
     sync();
+    if (expected == 1) return true;
     if (thread == 0) {
+      fence_device();  // after the barrier: covers what the whole block stored
       const int before = atomic_add(counter, 1);
-      flags[kIsLast] = before == expected - 1;
+      *flag = before == expected - 1;
       if (before == expected - 1) *counter = 0;
       fence_device();
     }
     sync();
-    return flags[kIsLast] != 0;
+    return *flag != 0;
   }
 
   // Folds results `begin` … `end` of every column; `at(row, i, head)` points to one. `done(row, head, element pair, values, largest, weight)`.
@@ -436,15 +471,25 @@ struct AttentionPhase {
       const int row = f.row_begin + column / group, head = kv_head * group + column % group;
       float2 value = {0, 0};
       float largest = -INFINITY, weight = 0;
-      for (int j = begin; j < end; ++j) {
-        const float* p = at(row, j, head);
-        const float2 next = load_l2(reinterpret_cast<const float2*>(p + e)), tail = load_l2(reinterpret_cast<const float2*>(p + dim));
-        if (largest == -INFINITY) {
-          value = next, largest = tail.x, weight = tail.y;
-        } else if (tail.x != -INFINITY) {
-          const FoldFactors factors = fold_factors(largest, tail.x);
-          value = float2{fold(factors, value.x, next.x), fold(factors, value.y, next.y)};
-          largest = factors.largest, weight = fold(factors, weight, tail.y);
+      for (int base = begin; base < end; base += kSegmentSplits) {
+        float2 next[kSegmentSplits], tail[kSegmentSplits];  // all loads wait together
+        QSPEC_UNROLL
+        for (int j = 0; j < kSegmentSplits; ++j) {
+          tail[j] = float2{-INFINITY, 0}, next[j] = float2{0, 0};
+          if (base + j >= end) continue;
+          const float* p = at(row, base + j, head);
+          next[j] = load_l2(reinterpret_cast<const float2*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
+        }
+        QSPEC_UNROLL
+        for (int j = 0; j < kSegmentSplits; ++j) {
+          if (tail[j].x == -INFINITY) continue;
+          if (largest == -INFINITY) {
+            value = next[j], largest = tail[j].x, weight = tail[j].y;
+          } else {
+            const FoldFactors factors = fold_factors(largest, tail[j].x);
+            value = float2{fold(factors, value.x, next[j].x), fold(factors, value.y, next[j].y)};
+            largest = factors.largest, weight = fold(factors, weight, tail[j].y);
+          }
         }
       }
       done(row, head, e, value, largest, weight);
@@ -494,33 +539,38 @@ struct AttentionPhase {
     return true;
   }
 
+  // The first split's K and V, whose slots are known since the launch began: before the phase's own input is there. Uses only what is not
+  // written by this launch.
+  QSPEC_DEVICE void fetch_first() const {
+    if (block_index() >= total_items()) return;
+    const int kv_head = block_index() % spec.num_kv_heads;
+    copy_tile(false, kv_head, start.slots);
+    commit_async();
+    copy_tile(true, kv_head, start.slots);
+    commit_async();
+    for (int i = thread; i < kSplitPositions; i += kThreads) slots_at(0)[i] = start.slots[i];
+    if (has_codes) find_scales(kv_head, start.slots, 0);
+  }
+
   QSPEC_DEVICE void start_copy(const Work& work, bool is_v, int buffer, bool is_wanted) const {
-    if (is_wanted) copy_tile(is_v, work.item % spec.num_kv_heads, buffer);
+    if (is_wanted) copy_tile(is_v, work.item % spec.num_kv_heads, slots_at(buffer));
     commit_async();
   }
 
+  // After fetch_first().
   QSPEC_DEVICE void run() const {
     Work now{-1, 0}, next;
     State state;
-    bool has_work = next_work(now, &now), is_fetched = false;
+    AttentionItem item = start.item;
+    bool has_work = next_work(now, &now);
     for (int turn = 0; has_work; ++turn) {
-      const AttentionItem item = item_at(now.item);
       const int kv_head = now.item % spec.num_kv_heads, buffer = turn & 1;
       const bool is_first = now.split == item.split_begin, is_end = now.split + 1 == item.split_end;
-      if (is_first) prepare_item(item, kv_head);
-      if (!is_fetched) {
-        if (has_codes) sync();  // scales that this block wrote
-        find_slots(item, kv_head, now.split, buffer);
-        sync();  // slots, and the cache entries that this block wrote
-        start_copy(now, false, buffer, true);
-        start_copy(now, true, buffer, true);
-      }
       const bool has_next = next_work(now, &next);
-      // What comes next can be fetched ahead unless this block must first write to it.
-      const bool is_ahead = has_next && (next.item == now.item || !writes_cache(item_at(next.item)));
+      if (has_next) find_slots(next, buffer ^ 1);
+      prepare(item, now, buffer, is_first);
       wait_async<1>();
       sync();  // K is here; Q is ready
-      if (is_ahead) find_slots(item_at(next.item), next.item % spec.num_kv_heads, next.split, buffer ^ 1);
       if (has_codes) {
         expand_tile(false, buffer);
         sync();
@@ -528,7 +578,7 @@ struct AttentionPhase {
       float scores[kPositionTiles][4], largest[2], weight[4], output[kDimTiles][4];
       score(now.split, scores);
       sync();  // maxima; everyone is done with K
-      start_copy(next, false, buffer ^ 1, is_ahead);
+      start_copy(next, false, buffer ^ 1, has_next);
       weigh(scores, largest);
       wait_async<1>();
       sync();  // V is here; P is ready
@@ -539,36 +589,28 @@ struct AttentionPhase {
       attend(output, weight);
       append(state, is_first, largest, weight, output);
       sync();  // everyone is done with V and P
-      start_copy(next, true, buffer ^ 1, is_ahead);
+      start_copy(next, true, buffer ^ 1, has_next);
       if (is_end) {
         const bool is_segment = item.split_end - item.split_begin > 1;
         store_state(state, item, kv_head, is_segment);
         finish_item(item, kv_head, is_segment);
       }
-      now = next, has_work = has_next, is_fetched = is_ahead;
+      if (has_next && next.item != now.item) item = item_at(next.item);
+      now = next, has_work = has_next;
     }
     wait_async<0>();
   }
 };
 
 template <int warps>
-QSPEC_DEVICE void run_attention(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks) {
+QSPEC_DEVICE AttentionPhase<warps> attention_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch,
+                                                   const RowBlocks& blocks) {
   const AttentionSpec& spec = phase.attention;
   const bool has_codes = spec.cache.format != KvFormat::kBf16;
   const int thread = thread_index();
-  const AttentionPhase<warps> attention{params,
-                                        spec,
-                                        batch,
-                                        blocks,
-                                        carve_attention(shared.x, spec.head_dim, has_codes, warps),
-                                        shared.flags,
-                                        thread,
-                                        thread / kWarp,
-                                        thread % kWarp,
-                                        spec.num_heads / spec.num_kv_heads,
-                                        spec.head_dim,
-                                        has_codes};
-  attention.run();
+  return {params,        spec,         batch,          blocks,         carve_attention(shared.region, spec.head_dim, has_codes, warps),
+          *shared.start, shared.flag, thread,         thread / kWarp, thread % kWarp,
+          spec.num_heads / spec.num_kv_heads, spec.head_dim, has_codes};
 }
 
 }  // namespace qspec::cuda

@@ -3,7 +3,7 @@
 // whichever warps do it, so every path gives a row the same bits.
 #pragma once
 #include "common/primitives.cuh"
-#include "step/step_program.h"
+#include "step/step_shared.cuh"
 
 namespace qspec::cuda {
 
@@ -153,12 +153,6 @@ QSPEC_DEVICE void store_codes(const XForm& x, const RowBlocks& blocks, int row, 
     }
   }
 }
-
-// Work memory of one pass over rows, shared by a block: partial results of (row, run).
-struct RowScratch {
-  float* squares;  // [rows · runs]
-  float* largest;
-};
 
 // 1 / rms of a row whose runs' squares are at `squares`.
 QSPEC_DEVICE float row_factor(const RowsSpec& spec, const float* squares) {

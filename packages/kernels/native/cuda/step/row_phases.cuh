@@ -19,12 +19,11 @@ QSPEC_DEVICE uint32_t code_word(const uint8_t* tile, int row16, int k64) {
 }
 // The same of a quantised one.
 QSPEC_DEVICE void quantized_values(const DeviceWeight& w, int row, int k, float (&v)[4]) {
-  const int row16 = row % kTileN, half = row16 / 8, run = k / kRunK, in_run = k - run * kRunK;
+  const int row16 = row % kTileN, half = row16 / 8;
   const int64_t row_tile = row / kTileN;
-  const uint8_t* codes = w.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + static_cast<int64_t>(run) * full_run_bytes(w.group_size);
-  const uint8_t* scales = codes + run_tiles(w.k_tiles, run) * kTileBytes + in_run / w.group_size * kScaleBytes;
-  const uint32_t pair = load_constant(reinterpret_cast<const uint32_t*>(scales) + row16 % 8);
-  const uint32_t high = code_word(codes + in_run / kTileK * kTileBytes, row16, k % kTileK);
+  const uint8_t* base = w.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size);
+  const uint32_t pair = load_constant(reinterpret_cast<const uint32_t*>(base + scales_offset(w.k_tiles, w.group_size, k / w.group_size)) + row16 % 8);
+  const uint32_t high = code_word(base + codes_offset(w.group_size, k / kTileK), row16, k % kTileK);
   const bool is_nested = w.kind == WeightKind::kNested8;
   const uint32_t low = is_nested ? code_word(w.lo + (row_tile * w.k_tiles + k / kTileK) * kTileBytes, row16, k % kTileK) : 0;
   const float scale = half == 0 ? bf16_low(pair) : bf16_high(pair);

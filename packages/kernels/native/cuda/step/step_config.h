@@ -21,33 +21,42 @@ inline int row_class_of(int rows) {
 }
 inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.n8, 8} : RowBlocks{1, c.max_rows}; }
 
+inline int warps_of(const RowClass& c) { return c.n8 <= 2 ? 16 : 8; }
+
 struct StepConfig {
-  int num_stages = 0, stage_bytes = 0;
-  int x_bytes = 0, slab_jobs = 0;
+  int warp_stages = 0, stage_bytes = 0;
+  int region_bytes = 0, x_bytes = 0, slab_jobs = 0;
   size_t shared_bytes = 0;
 };
 
 // What a program asks of it.
 struct StepDemand {
-  int stage_bytes = kRunCodeBytes;  // largest piece
-  int x_bytes = 0;                  // largest share of activations, attention's tiles
-  int unit_jobs = 1;                // most jobs of a unit
+  int stage_bytes = kDenseTileBytes;  // largest piece
+  int x_bytes = 0;                    // largest share of activations
+  int attention_bytes = 0;            // attention's tiles
+  int unit_jobs = 1;                  // most jobs of a unit
+  int min_stages = 1;                 // pieces that a warp needs at once
 };
 
-// As many stages as fit beside the rest; slabs for every job that can be under way (step/linear.cuh says why). False when fewer than eight do.
-inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, StepConfig* out) {
-  const int tiles = c.n8 >= 3 ? 2 : 1;
+// Slabs for the jobs that can be under way, then as many stages as fit beside the rest. False when a warp's least don't fit.
+inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, int most_stages, StepConfig* out) {
+  const int tiles = c.n8 >= 3 ? 2 : 1, warps = warps_of(c);
   const size_t slab = static_cast<size_t>(tiles) * blocks_of(c).columns() * kTileN * 4;
   StepConfig config;
-  config.stage_bytes = (demand.stage_bytes + 127) / 128 * 128;
+  config.stage_bytes = (demand.stage_bytes + 63) / 64 * 64;
   config.x_bytes = (demand.x_bytes + 127) / 128 * 128;
-  for (int stages = 64; stages >= 8; --stages) {
-    config.num_stages = stages;
-    config.slab_jobs = (stages + tiles - 1) / tiles + demand.unit_jobs;
-    config.shared_bytes = fixed_bytes + config.x_bytes + config.slab_jobs * slab + static_cast<size_t>(stages) * config.stage_bytes;
-    if (config.shared_bytes > available) continue;
-    *out = config;
-    return true;
+  // A unit and the warps' next jobs; fewer only make warps wait for each other. Never less than one unit and one job.
+  for (int spare = warps; spare >= 1; spare = spare > 4 ? spare / 2 : spare - 1) {
+    config.slab_jobs = demand.unit_jobs + spare;
+    config.region_bytes = static_cast<int>(std::max<size_t>(demand.attention_bytes, config.x_bytes + config.slab_jobs * slab) + 127) / 128 * 128;
+    for (int stages = std::max(most_stages, demand.min_stages); stages >= demand.min_stages; --stages) {
+      config.warp_stages = stages;
+      config.shared_bytes = fixed_bytes + config.region_bytes + static_cast<size_t>(warps) * stages * config.stage_bytes;
+      const bool is_deep = stages >= std::min(2 * demand.min_stages, most_stages) || spare == 1;
+      if (config.shared_bytes > available || !is_deep) continue;
+      *out = config;
+      return true;
+    }
   }
   return false;
 }

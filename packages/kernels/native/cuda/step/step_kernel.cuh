@@ -1,8 +1,8 @@
 // One forward pass in one kernel: a block a multiprocessor, all of them walking the phases together.
 //
 // Why one kernel: a decode step is bound by the bytes of its weights, and weights depend on nothing. Kernels one after another stop the stream
-// at every boundary; here each block's producer warp keeps its ring of stages full across phases, so that memory works on while the grid
-// meets at a barrier or computes attention. See docs/architecture.md.
+// at every boundary; here every warp keeps its ring of stages full across phases, so that memory works on while the grid meets at a barrier or
+// computes attention. See docs/architecture.md.
 #pragma once
 #include "step/attention.cuh"
 #include "step/linear.cuh"
@@ -18,22 +18,24 @@ struct GridBarrier {
   QSPEC_DEVICE void begin(unsigned long long* counter) {
     arrivals = counter;
     const unsigned long long blocks = static_cast<unsigned long long>(grid_blocks());
-    target = load_acquire(counter) / blocks * blocks;  // fewer than all can have arrived at this launch's first barrier
+    target = load_relaxed(counter) / blocks * blocks;  // fewer than all can have arrived at this launch's first barrier
   }
-  QSPEC_DEVICE void sync(int thread, int num_threads) {
-    named_barrier(kConsumerBarrier, num_threads);
-    if (thread == 0) {
-      target += static_cast<unsigned long long>(grid_blocks());
-      fence_device();
-      add_release(arrivals, 1);
-      while (load_acquire(arrivals) < target) pause();
-    }
-    named_barrier(kConsumerBarrier, num_threads);
+  // All consumers of the block have met before, and meet again after.
+  QSPEC_DEVICE void arrive(int thread) {
+    if (thread != 0) return;
+    target += static_cast<unsigned long long>(grid_blocks());
+    fence_device();
+    add_release(arrivals, 1);
+  }
+  QSPEC_DEVICE void wait(int thread) const {
+    if (thread != 0) return;
+    while (load_relaxed(arrivals) < target) pause();
+    fence_device();
   }
 };
 
 QSPEC_DEVICE void fetch_phase(const StepParams& params, const StepShared& shared, int index, int thread) {
-  if (index >= params.num_phases || thread >= static_cast<int>(sizeof(Phase) / 16)) return;
+  if (index >= params.num_phases || thread >= kPhaseBytes / 16) return;
   reinterpret_cast<uint4*>(phase_slot(shared, index))[thread] = load_constant(reinterpret_cast<const uint4*>(params.phases + index) + thread);
 }
 
@@ -43,62 +45,77 @@ QSPEC_DEVICE RowBlocks row_blocks(int n8, int rows) {
 }
 
 template <int n8>
-QSPEC_DEVICE void consume(const StepParams& params, const StepShared& shared) {
-  constexpr int warps = consumer_warps<n8>(), threads = warps * kWarp;
-  const StepBatch& batch = *params.batch;
+QSPEC_DEVICE void run_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
+                            WeightStream<n8>& stream, int index) {
+  constexpr int warps = step_warps<n8>();
   const int thread = thread_index(), warp = thread / kWarp;
-  const RowBlocks blocks = row_blocks(n8, batch.rows > batch.logit_rows ? batch.rows : batch.logit_rows);
-  GridBarrier barrier;
-  if (thread == 0) barrier.begin(params.workspace.barrier);
-  uint32_t piece = 0;
-  const bool is_stamping = params.stamps != nullptr && block_index() == 0 && thread == 0;
-  fetch_phase(params, shared, 0, thread);
-  named_barrier(kConsumerBarrier, threads);
-  if (is_stamping) params.stamps[0] = device_clock();
-  for (int i = 0; i < params.num_phases; ++i) {
-    const Phase& phase = *phase_slot(shared, i);
-    const bool is_skipped = phase.rows != Rows::kTokens && batch.logit_rows == 0;
-    if (!is_skipped) {
-      switch (phase.kind) {
-        case PhaseKind::kEmbedding: embed(phase.embedding, batch, warp, warps); break;
-        case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, batch, thread, threads); break;
-        case PhaseKind::kRows: run_rows(phase, batch, blocks, shared, warp, warps); break;
-        case PhaseKind::kGather: gather_rows(phase, batch, phase.linear.output, warp, warps); break;
-        case PhaseKind::kLinear: piece += run_linear<n8>(params, shared, phase, batch, blocks, piece); break;
-        case PhaseKind::kAttention:
-          if (batch.has_tree) {
-            write_all_kv(phase.attention, batch, reinterpret_cast<float*>(shared.x) + warp * kMaxHeadDim, warp, warps);
-            barrier.sync(thread, threads);
-          }
-          run_attention<warps>(params, shared, phase, batch, blocks);
-          break;
-      }
-    }
-    const bool is_barrier = phase.barrier_after && !is_skipped;
-    fetch_phase(params, shared, i + 1, thread);  // into the slot that everybody left at the last barrier
-    if (is_barrier) barrier.sync(thread, threads);
-    else named_barrier(kConsumerBarrier, threads);
-    if (is_stamping) params.stamps[i + 1] = device_clock();
+  switch (phase.kind) {
+    case PhaseKind::kEmbedding: embed(phase.embedding, batch, warp, warps); break;
+    case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, batch, thread, warps * kWarp); break;
+    case PhaseKind::kRows: run_rows(phase, batch, blocks, shared, warp, warps); break;
+    case PhaseKind::kGather: gather_rows(phase, batch, phase.linear.output, warp, warps); break;
+    case PhaseKind::kLinear: run_linear<n8>(params, shared, phase, batch, blocks, stream, index); break;
+    case PhaseKind::kAttention: attention_phase<warps>(params, shared, phase, batch, blocks).run(); break;
   }
 }
 
+// What a phase can do before its input is there: attention fetches K and V that are in the cache already.
 template <int n8>
-constexpr int step_threads() {
-  return (consumer_warps<n8>() + 1) * kWarp;
+QSPEC_DEVICE void begin_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks) {
+  if (phase.kind == PhaseKind::kAttention && !batch.has_tree) attention_phase<step_warps<n8>()>(params, shared, phase, batch, blocks).fetch_first();
+}
+
+// Trees: every row's K and V into the cache before anybody attends.
+template <int n8>
+QSPEC_DEVICE void begin_tree(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
+                             GridBarrier& barrier) {
+  constexpr int warps = step_warps<n8>(), threads = step_threads<n8>();
+  const int thread = thread_index(), warp = thread / kWarp;
+  write_all_kv(phase.attention, batch, reinterpret_cast<float*>(shared.region) + warp * kMaxHeadDim, warp, warps);
+  named_barrier(kConsumerBarrier, threads);
+  barrier.arrive(thread), barrier.wait(thread);
+  named_barrier(kConsumerBarrier, threads);
+  attention_phase<warps>(params, shared, phase, batch, blocks).fetch_first();
 }
 
 template <int n8>
 QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepParams params) {
-  const int slab_bytes = slab_floats(job_tiles<n8>(), n8 == 1 ? row_blocks(1, params.batch->rows > params.batch->logit_rows ? params.batch->rows : params.batch->logit_rows).columns() : 8 * n8) * 4;
-  const StepShared shared = carve_shared(params, slab_bytes);
-  const int thread = thread_index();
-  if (thread < params.num_stages) barrier_init(shared.full + thread, 1), barrier_init(shared.empty + thread, 1);
-  if (thread < kUnitCounters) shared.units[thread] = 0;
-  if (thread == 0) shared.flags[kIssued] = 0;
+  constexpr int threads = step_threads<n8>();
+  const StepShared shared = carve_shared(params);
+  const StepBatch& batch = *params.batch;
+  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
+  if (thread < step_warps<n8>() * params.warp_stages) barrier_init(shared.full + thread, 1);
+  if (thread < kUnitCounters) shared.units[thread] = 0, shared.reduced[thread] = -1;
+  if (lane == 0 && warp < kStreamWindow) load_stream_entry<n8>(params, shared, warp);
+  fetch_phase(params, shared, 0, thread);
+  if (batch.num_items > 0) start_attention(batch, shared.start, thread, threads);
   fence_barrier_init();
-  named_barrier(2, step_threads<n8>());
-  if (thread / kWarp < consumer_warps<n8>()) consume<n8>(params, shared);
-  else produce_weights<n8>(params, shared, params.batch->logit_rows > 0);
+  GridBarrier barrier;
+  if (thread == 0) barrier.begin(params.workspace.barrier);
+  named_barrier(kConsumerBarrier, threads);
+
+  const RowBlocks blocks = row_blocks(n8, batch.rows > batch.logit_rows ? batch.rows : batch.logit_rows);
+  const bool is_stamping = params.stamps != nullptr && block_index() == 0 && thread == 0;
+  WeightStream<n8> stream{params, shared, warp, lane};
+  stream.begin(batch.logit_rows > 0 ? params.num_linears : params.num_token_linears);
+  if (is_stamping) params.stamps[0] = device_clock();
+  for (int i = 0; i < params.num_phases; ++i) {
+    const Phase& phase = *phase_slot(shared, i);
+    const bool is_skipped = phase.rows != Rows::kTokens && batch.logit_rows == 0, is_linear = phase.kind == PhaseKind::kLinear;
+    if (phase.kind == PhaseKind::kAttention && batch.has_tree) begin_tree<n8>(params, shared, phase, batch, blocks, barrier);
+    if (!is_skipped) run_phase<n8>(params, shared, phase, batch, blocks, stream, i);
+    const bool is_barrier = phase.barrier_after && !is_skipped;
+    const int linear_index = phase.linear_index;
+    fetch_phase(params, shared, i + 1, thread);  // into the slot that everybody left at the last barrier
+    named_barrier(kConsumerBarrier, threads);    // from here on `phase` may change under us
+    if (is_barrier) barrier.arrive(thread);
+    if (is_linear && thread == threads - 1) load_stream_entry<n8>(params, shared, linear_index + kStreamWindow);  // in the place of this one
+    if (i + 1 < params.num_phases) begin_phase<n8>(params, shared, *phase_slot(shared, i + 1), batch, blocks);
+    if (is_barrier) barrier.wait(thread);
+    if (is_barrier || is_linear) named_barrier(kConsumerBarrier, threads);
+    if (is_linear) stream.grow();
+    if (is_stamping) params.stamps[i + 1] = device_clock();
+  }
 }
 
 }  // namespace qspec::cuda

@@ -7,7 +7,7 @@ namespace qspec::cuda {
 
 size_t step_fixed_bytes() { return kStepFixedBytes; }
 
-int attention_tile_bytes(int head_dim, int n8) { return attention_shared_bytes(head_dim, n8 <= 2 ? consumer_warps<1>() : consumer_warps<4>()); }
+int attention_tile_bytes(int head_dim, int n8) { return attention_shared_bytes(head_dim, n8 <= 2 ? step_warps<1>() : step_warps<4>()); }
 
 Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
   switch (kRowClasses[row_class].n8) {

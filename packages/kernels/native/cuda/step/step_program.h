@@ -15,7 +15,7 @@ constexpr int kSegmentSplits = 8;    // and segments of this many splits, in ord
 constexpr int kMaxStepRows = 32;
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
-constexpr int kMaxRowRuns = 128;     // runs of 512 in the widest row op
+constexpr int kMaxRowRuns = 64;      // runs of 512 in the widest row that has a norm or one quantisation scale
 
 enum class PhaseKind : uint8_t { kEmbedding, kRopeTable, kRows, kGather, kLinear, kAttention };
 enum class GemmMode : uint8_t { kDense, kHi, kHiLo, kHiInt };
@@ -24,8 +24,6 @@ enum class RowSource : uint8_t { kPlain, kNorm, kSilu };
 enum class Rows : uint8_t { kTokens, kLogits, kTokensOfLogits };  // kTokensOfLogits: logit rows that read the token row they belong to
 
 constexpr bool is_integer(GemmMode m) { return m == GemmMode::kHiInt; }
-// Ring stages that one run of one row-tile takes.
-constexpr int pieces_per_run(GemmMode m) { return m == GemmMode::kDense ? 4 : m == GemmMode::kHiLo ? 2 : 1; }
 
 // Float32 rows and what is done to each before it is stored: norm or SiLU·mul, rotation, rounding or quantisation.
 struct RowsSpec {
@@ -98,11 +96,12 @@ struct RopeTableSpec {
   float2* table;  // [rows, half]
 };
 
-struct alignas(16) Phase {
+constexpr int kPhaseBytes = 512;
+struct alignas(kPhaseBytes) Phase {
   PhaseKind kind;
   Rows rows;
   bool barrier_after;
-  int next_linear;  // index of the next linear phase, num_phases when there is none
+  int linear_index;  // kLinear: which of StepParams::linears it is
   RowsSpec source;
   XForm x;
   LinearSpec linear;
@@ -112,13 +111,17 @@ struct alignas(16) Phase {
     RopeTableSpec rope_table;
   };
 };
-static_assert(sizeof(Phase) % 16 == 0 && sizeof(Phase) <= 512, "two of them wait in shared memory");
+static_assert(sizeof(Phase) == kPhaseBytes, "a warp loads one, 16 bytes a lane");
 
 // A share of attention: rows [row_begin, row_begin + num_rows) of one sequence over splits [split_begin, split_end), for every KV head.
-struct AttentionItem {
-  int32_t sequence, row_begin, num_rows, split_begin, split_end;
-  int32_t fold;       // which segment's results this belongs to
-  int32_t is_tail;    // tree: one row, whose slots its ancestors name
+struct alignas(16) AttentionItem {
+  int32_t row_begin, num_rows, split_begin, split_end;
+  int32_t fold;                          // which segment's results this belongs to
+  int32_t is_tail;                       // tree: one row, whose slots its ancestors name
+  int32_t sequence_begin, sequence_end;  // all rows of the sequence in this launch
+  int32_t page_begin;                    // of the sequence in page_ids
+  int32_t last_position;                 // that any row of the item sees
+  int32_t first_new;                     // position of the sequence's first row in this launch; tree: INT32_MAX, everything is in the cache by then
   int32_t reserved;
 };
 // Results of one segment of a block of rows, waited for by its last item.
@@ -135,6 +138,7 @@ struct StepBatch {
   int32_t num_items;        // of attention, for one KV head
   int32_t num_folds;
   int32_t has_tree;
+  int32_t num_kv_heads, page_size;
   int32_t max_ancestors;
   int32_t split_stride;     // slots of partial results a row (split s uses slot s % split_stride), see StepWorkspace
   int32_t segment_stride;
@@ -142,12 +146,10 @@ struct StepBatch {
   const int32_t* token_index;
   const int32_t* positions;
   const int32_t* slots;
-  const int32_t* page_offsets;     // [num_sequences] where a sequence's pages begin in page_ids
   const int32_t* page_ids;
   const int32_t* ancestor_starts;
   const int32_t* ancestor_slots;
   const int32_t* logit_row_index;  // [logit_rows] token row of each
-  const int32_t* sequence_rows;    // [num_sequences + 1] rows of a sequence lie together
   const AttentionItem* items;
   const AttentionFold* folds;
 };
@@ -167,8 +169,11 @@ struct StepParams {
   const Phase* phases;
   const StepBatch* batch;
   StepWorkspace workspace;
-  int num_phases, first_linear;
-  int num_stages, stage_bytes;  // of the weight ring
+  const Phase* linears;         // the linear ones again, in order, for the weight streams
+  int num_phases;
+  int num_linears, num_token_linears;  // all; those before the logits
+  int warp_stages, stage_bytes; // of each warp's weight ring
+  int region_bytes;             // what a phase works on: of it x_bytes are activations, then slabs
   int x_bytes, slab_jobs;
   unsigned long long* stamps;   // [num_phases + 1] the first block's clock at the start and at every phase's end, or nullptr
 };

@@ -50,9 +50,7 @@ QSPEC_KERNEL(kThreads, 1) scales_kernel(const QSPEC_GRID_CONSTANT ScaleParams p)
   const int64_t count = static_cast<int64_t>(w.n_tiles) * groups * 8;
   for (int64_t i = first_index(); i < count; i += stride()) {
     const int row_tile = static_cast<int>(i / (groups * 8)), q = static_cast<int>(i / 8 % groups);
-    const int run = q * w.group_size / kRunK, in_run = q - run * kRunK / w.group_size;
-    uint8_t* scales = p.memory + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + static_cast<int64_t>(run) * full_run_bytes(w.group_size) +
-                      run_tiles(w.k_tiles, run) * kTileBytes + in_run * kScaleBytes;
+    uint8_t* scales = p.memory + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + scales_offset(w.k_tiles, w.group_size, q);
     const float jitter = 0.75f + static_cast<float>(mixed(p.seed ^ static_cast<uint64_t>(i)) & 1023u) / 2048.0f;
     reinterpret_cast<uint32_t*>(scales)[i % 8] = pack_bf16(scale * jitter, scale * jitter);
   }

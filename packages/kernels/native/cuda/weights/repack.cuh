@@ -42,10 +42,8 @@ QSPEC_KERNEL(kRepackThreads, 1) repack_codes_kernel(const QSPEC_GRID_CONSTANT Re
     const int64_t tile = i / 128;
     const int row_tile = first + static_cast<int>(tile / w.k_tiles), k_tile = static_cast<int>(tile % w.k_tiles);
     const int lane = static_cast<int>(i % 128) / 4, step = static_cast<int>(i % 4), g = lane / 4, t = lane % 4;
-    const int run = k_tile / kRunTiles;
     uint8_t* base = p.lo ? p.lo + tile * kTileBytes + static_cast<int64_t>(first) * w.k_tiles * kTileBytes
-                         : p.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + static_cast<int64_t>(run) * full_run_bytes(w.group_size) +
-                               static_cast<int64_t>(k_tile % kRunTiles) * kTileBytes;
+                         : p.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + codes_offset(w.group_size, k_tile);
     auto* word = reinterpret_cast<uint32_t*>(base) + lane * 4 + step;
     uint32_t value = *word;
     for (int h = 0; h < 2; ++h) {
@@ -68,9 +66,7 @@ QSPEC_KERNEL(kRepackThreads, 1) repack_scales_kernel(const QSPEC_GRID_CONSTANT R
   const int64_t count = static_cast<int64_t>(end - p.row_begin) * groups;
   for (int64_t i = repack_thread(); i < count; i += repack_stride()) {
     const int local = static_cast<int>(i / groups), q = static_cast<int>(i % groups), row = p.row_begin + local;
-    const int run = q * w.group_size / kRunK, in_run = q - run * kRunK / w.group_size;
-    uint8_t* scales = p.hi + row / kTileN * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + static_cast<int64_t>(run) * full_run_bytes(w.group_size) +
-                      run_tiles(w.k_tiles, run) * kTileBytes + in_run * kScaleBytes;
+    uint8_t* scales = p.hi + row / kTileN * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + scales_offset(w.k_tiles, w.group_size, q);
     reinterpret_cast<uint16_t*>(scales)[row % 8 * 2 + row % 16 / 8] = local < p.num_rows ? p.scales[static_cast<int64_t>(local) * groups + q] : 0;
   }
 }

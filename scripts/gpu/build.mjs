@@ -1,0 +1,31 @@
+import { spawnSync } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { fail, heading, root, run } from '../lib/process.mjs';
+
+const kernels = join(root, 'packages', 'kernels');
+const tree = join(kernels, 'build-cuda');
+
+/** Where a build leaves the native executables, and the addon. */
+export const executablesOfBuild = join(tree, 'native', 'cuda');
+export const addonOfBuild = join(kernels, 'build', 'Release', 'qspec.node');
+
+/** The executables in a tree of their own (no Node inside), then the addon, with CUDA if it is needed. Incremental. */
+export function buildAll(executables, isCudaNeeded) {
+  heading('build');
+  if (isCudaNeeded) {
+    requireNvcc();
+    const options = ['-DCMAKE_BUILD_TYPE=Release', '-DQSPEC_CUDA=ON', '-DQSPEC_BENCH=ON', '-DQSPEC_ADDON=OFF'];
+    run('cmake', ['-S', kernels, '-B', tree, ...options]);
+    const jobs = String(availableParallelism());
+    run('cmake', ['--build', tree, '--parallel', jobs, '--target', ...executables]);
+  }
+  run('node', [join(kernels, 'scripts', 'build-native.mjs'), `--cuda=${isCudaNeeded ? 'on' : 'auto'}`]);
+}
+
+function requireNvcc() {
+  if (spawnSync('nvcc', ['--version']).status === 0) return;
+  fail(
+    'Expected nvcc (CUDA toolkit 12.4 or newer) to build the CUDA kernels but found none: install it, or pass --prebuilt <folder>.',
+  );
+}
