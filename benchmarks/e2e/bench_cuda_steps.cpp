@@ -177,20 +177,32 @@ void print_phases(CudaSession& session, const RoundBatch& batch, int rows, int l
   for (int i = 0; i < 2; ++i) must(session.round(batch, &result), "round");
   const std::vector<Phase>& phases = session.phases(false, rows);
   const std::vector<unsigned long long>& stamps = session.last_stamps();
-  const double total = static_cast<double>(stamps.back() - stamps.front()), us = step_ms * 1e3 / total;
-  size_t first = 0;
-  int seen = 0;
-  for (size_t i = 0; i < phases.size(); ++i)
+  const int stride = stamps_stride(static_cast<int>(phases.size())), blocks = static_cast<int>(stamps.size()) / stride;
+  const auto clock_at = [&](int block, int phase, int step) { return static_cast<double>(stamps[static_cast<size_t>(block) * stride + (phase < 0 ? 0 : 1 + phase * kStampSteps + step)]); };
+  const int last = kStampSteps - 1, count = static_cast<int>(phases.size());
+  const double us = step_ms * 1e3 / (clock_at(0, count - 1, last) - clock_at(0, -1, last));
+  int first = 0, seen = 0;
+  for (int i = 0; i < count; ++i)
     if (phases[i].kind == PhaseKind::kAttention && ++seen == layers / 2) first = i;
-  std::printf("  phases from the attention of layer %d on, us:", layers / 2);
-  for (size_t i = first; i < phases.size(); ++i) {
-    if (i > first && phases[i].kind == PhaseKind::kAttention) break;
+  std::printf("  phases from the attention of layer %d on, us, and when a block has come to each step (median, last):\n", layers / 2);
+  for (int i = first; i < count; ++i) {
+    if (i > first && i + 1 < count && phases[i].kind == PhaseKind::kAttention) break;
     const char* names[] = {"embedding", "rope table", "rows", "gather", "linear", "attention"};
-    std::printf(" %s", names[static_cast<int>(phases[i].kind)]);
-    if (phases[i].kind == PhaseKind::kLinear) std::printf(" %dx%d", phases[i].linear.weight.n, phases[i].linear.weight.k);
-    std::printf(" %.1f;", static_cast<double>(stamps[i + 1] - stamps[i]) * us);
+    std::printf("    %-10s", names[static_cast<int>(phases[i].kind)]);
+    if (phases[i].kind == PhaseKind::kLinear) std::printf(" %6dx%-6d", phases[i].linear.weight.n, phases[i].linear.weight.k);
+    std::printf(" %6.1f:", (clock_at(0, i, last) - clock_at(0, i - 1, last)) * us);
+    for (int step = 0; step < last; ++step) {
+      std::vector<double> at;
+      double latest = 0;
+      for (int b = 0; b < blocks; ++b) {
+        const double begin = clock_at(b, i - 1, last), now = clock_at(b, i, step);
+        if (now < begin || now > clock_at(b, i, last)) continue;  // the block had nothing to do there
+        at.push_back((now - begin) * us), latest = std::max(latest, at.back());
+      }
+      if (!at.empty()) std::printf("  %d: %.1f %.1f", step, median(at), latest);
+    }
+    std::printf("\n");
   }
-  std::printf(" first phases %.1f, head %.1f\n", static_cast<double>(stamps[2] - stamps[0]) * us, static_cast<double>(stamps[phases.size()] - stamps[phases.size() - 1]) * us);
   session.set_profiling(false);
 }
 

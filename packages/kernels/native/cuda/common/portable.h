@@ -6,7 +6,7 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define QSPEC_DEVICE __device__ __forceinline__
-#define QSPEC_DEVICE_CALL __device__ __noinline__
+#define QSPEC_DEVICE_CALL inline __device__ __noinline__
 #define QSPEC_HOST_DEVICE __host__ __device__
 #define QSPEC_KERNEL(max_threads, min_blocks) __global__ void __launch_bounds__(max_threads, min_blocks)
 #define QSPEC_GRID_CONSTANT __grid_constant__

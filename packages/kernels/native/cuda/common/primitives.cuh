@@ -306,25 +306,66 @@ QSPEC_DEVICE T load_constant(const T* address) {
 #endif
 }
 
-#if defined(__CUDACC__)
-QSPEC_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-#endif
+QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
-// Shared memory that another warp writes meanwhile.
-QSPEC_DEVICE int load_shared(const int* address) { return *const_cast<const volatile int*>(address); }
-QSPEC_DEVICE void store_shared(int* address, int value) {
-  *const_cast<volatile int*>(address) = value;
-#if !defined(__CUDACC__)
-  emulator::progress();
-#endif
+// ---- Shared memory by byte offset from its beginning: where a pointer would have lost which memory it points into -----------------------
+
+#if defined(__CUDACC__)
+QSPEC_DEVICE uint32_t shared_address(uint32_t offset) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared_memory())) + offset; }
+QSPEC_DEVICE uint4 shared_load_16(uint32_t offset) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared_address(offset)));
+  return v;
 }
+QSPEC_DEVICE uint2 shared_load_8(uint32_t offset) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(shared_address(offset)));
+  return v;
+}
+QSPEC_DEVICE uint32_t shared_load_4(uint32_t offset) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(shared_address(offset)));
+  return v;
+}
+QSPEC_DEVICE void shared_store_16(uint32_t offset, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(offset)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+QSPEC_DEVICE void shared_store_8(uint32_t offset, uint2 v) {
+  asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(shared_address(offset)), "r"(v.x), "r"(v.y) : "memory");
+}
+QSPEC_DEVICE void shared_store_4(uint32_t offset, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(v) : "memory"); }
+QSPEC_DEVICE void shared_store_2(uint32_t offset, uint16_t v) { asm volatile("st.shared.u16 [%0], %1;" ::"r"(shared_address(offset)), "h"(v) : "memory"); }
+QSPEC_DEVICE void shared_store_1(uint32_t offset, uint8_t v) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared_address(offset)), "r"(static_cast<uint32_t>(v)) : "memory");
+}
+#else
+template <typename T>
+T emulated_shared_load(uint32_t offset) {
+  T v;
+  std::memcpy(&v, shared_memory() + offset, sizeof v);
+  return v;
+}
+inline uint4 shared_load_16(uint32_t offset) { return emulated_shared_load<uint4>(offset); }
+inline uint2 shared_load_8(uint32_t offset) { return emulated_shared_load<uint2>(offset); }
+inline uint32_t shared_load_4(uint32_t offset) { return emulated_shared_load<uint32_t>(offset); }
+inline void shared_store_16(uint32_t offset, uint4 v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
+inline void shared_store_8(uint32_t offset, uint2 v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
+inline void shared_store_2(uint32_t offset, uint16_t v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
+inline void shared_store_1(uint32_t offset, uint8_t v) { shared_memory()[offset] = v; }
+inline void shared_store_4(uint32_t offset, uint32_t v) {
+  std::memcpy(shared_memory() + offset, &v, sizeof v);
+  emulator::progress();
+}
+#endif
+QSPEC_DEVICE float shared_load_float(uint32_t offset) { return float_of_bits(shared_load_4(offset)); }
+QSPEC_DEVICE void shared_store_float(uint32_t offset, float v) { shared_store_4(offset, bits_of_float(v)); }
 
 // 16 bytes, global to shared, asynchronous in groups (sm_80).
-QSPEC_DEVICE void copy_async_16(void* shared, const void* global) {
+QSPEC_DEVICE void copy_async_16(uint32_t shared, const void* global) {
 #if defined(__CUDACC__)
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 #else
-  emulator::copy_async(shared, global, 16);
+  emulator::copy_async(shared_memory() + shared, global, 16);
 #endif
 }
 QSPEC_DEVICE void commit_async() {
@@ -345,11 +386,11 @@ QSPEC_DEVICE void wait_async() {
 
 // ---- mbarrier and bulk copies (sm_90) --------------------------------------------------------------------------------------------------
 
-QSPEC_DEVICE void barrier_init(uint64_t* barrier, int count) {
+QSPEC_DEVICE void barrier_init(uint32_t barrier, int count) {
 #if defined(__CUDACC__)
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 #else
-  emulator::barrier_init(barrier, count);
+  emulator::barrier_init(reinterpret_cast<uint64_t*>(shared_memory() + barrier), count);
 #endif
 }
 // After the inits, before anybody else (the copy engine too) uses them.
@@ -359,22 +400,15 @@ QSPEC_DEVICE void fence_barrier_init() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-QSPEC_DEVICE void barrier_arrive(uint64_t* barrier) {
-#if defined(__CUDACC__)
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-#else
-  emulator::barrier_arrive(barrier);
-#endif
-}
-QSPEC_DEVICE void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+QSPEC_DEVICE void barrier_expect(uint32_t barrier, uint32_t bytes) {
 #if defined(__CUDACC__)
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 #else
-  emulator::barrier_expect(barrier, bytes);
+  emulator::barrier_expect(reinterpret_cast<uint64_t*>(shared_memory() + barrier), bytes);
 #endif
 }
 // Has the phase of this parity completed?
-QSPEC_DEVICE bool barrier_test(const uint64_t* barrier, uint32_t parity) {
+QSPEC_DEVICE bool barrier_test(uint32_t barrier, uint32_t parity) {
 #if defined(__CUDACC__)
   uint32_t done;
   asm volatile(
@@ -384,17 +418,17 @@ QSPEC_DEVICE bool barrier_test(const uint64_t* barrier, uint32_t parity) {
       : "memory");
   return done != 0;
 #else
-  return emulator::barrier_test(barrier, parity);
+  return emulator::barrier_test(reinterpret_cast<uint64_t*>(shared_memory() + barrier), parity);
 #endif
 }
 // Global to shared by the copy engine; both 16-byte aligned, whole multiples of 16. Its bytes count towards `barrier`.
-QSPEC_DEVICE void bulk_copy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+QSPEC_DEVICE void bulk_copy(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
 #if defined(__CUDACC__)
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
                "l"(global), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 #else
-  emulator::bulk_copy(shared, global, bytes, barrier);
+  emulator::bulk_copy(shared_memory() + shared, global, bytes, reinterpret_cast<uint64_t*>(shared_memory() + barrier));
 #endif
 }
 // ---- Tensor cores ------------------------------------------------------------------------------------------------------------------
@@ -488,26 +522,26 @@ QSPEC_DEVICE void mma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 #endif
 }
 // Four 8x8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8. Lane (g, t) gets row g, columns 2t, 2t+1 of each.
-QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* row) {
+QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], uint32_t row) {
 #if defined(__CUDACC__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
                : "memory");
 #else
-  LdmatrixLane lane{row, r};
+  LdmatrixLane lane{shared_memory() + row, r};
   emulator::collective(&lane, combine_ldmatrix<false, 4>, "load_matrix_x4");
 #endif
 }
 // The same, each transposed: lane (g, t) gets rows 2t, 2t+1 of column g.
-QSPEC_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row) {
+QSPEC_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t row) {
 #if defined(__CUDACC__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
                : "memory");
 #else
-  LdmatrixLane lane{row, r};
+  LdmatrixLane lane{shared_memory() + row, r};
   emulator::collective(&lane, combine_ldmatrix<true, 4>, "load_matrix_x4_transposed");
 #endif
 }

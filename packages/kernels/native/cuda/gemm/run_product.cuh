@@ -26,13 +26,12 @@ QSPEC_DEVICE void unpack_nested(uint32_t hi, uint32_t lo, uint32_t radix2, uint3
   QSPEC_UNROLL
   for (int i = 0; i < 4; ++i) a[i] = bf16x2_fma(a[i], radix2, low[i]);
 }
-QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
 // Where the activations of one piece lie in shared memory.
 struct PieceInput {
-  const uint8_t* x;     // x-form at the piece's first tile
-  const float* scales;  // integer: [groups of this piece][columns]
-  const int32_t* sums;
+  uint32_t x;       // x-form at the piece's first tile
+  uint32_t scales;  // integer: [groups of this piece][columns]
+  uint32_t sums;
   RowBlocks blocks;
 };
 
@@ -49,12 +48,12 @@ struct Accumulator {
   }
 };
 
-// total += scale · group, per output row; clears group.
+// total += scale · group, per output row; clears group. `scales`: of the group, per row-tile.
 template <int tiles, int n8>
-QSPEC_DEVICE void flush_group(Accumulator<tiles, n8>& total, Accumulator<tiles, n8>& group, const uint8_t* const (&scales)[tiles], int q, int g) {
+QSPEC_DEVICE void flush_group(Accumulator<tiles, n8>& total, Accumulator<tiles, n8>& group, const uint32_t (&scales)[tiles], int g) {
   QSPEC_UNROLL
   for (int j = 0; j < tiles; ++j) {
-    const uint32_t pair = *reinterpret_cast<const uint32_t*>(scales[j] + q * kScaleBytes + 4 * g);
+    const uint32_t pair = shared_load_4(scales[j] + 4 * g);
     const float low = bf16_low(pair), high = bf16_high(pair);
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
@@ -66,58 +65,17 @@ QSPEC_DEVICE void flush_group(Accumulator<tiles, n8>& total, Accumulator<tiles, 
   }
 }
 
-// Quantised weights, bfloat16 activations. `hi`: codes of the piece followed by its scales; `lo`: codes (kHiLo).
-template <GemmMode mode, int tiles, int n8>
-QSPEC_DEVICE void quantized_piece(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], const uint8_t* const (&lo)[tiles], int num_tiles,
-                                  int num_groups, int half_shift, uint32_t radix2, const PieceInput& input, int lane) {
-  const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 64, tile_bytes = n8 * 2 * half_bytes;
-  const uint8_t* x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 16;
-  const uint8_t* scales[tiles];
+// One tile (64 k) of quantised weights times its activations, added to `group`; after(half) follows each half tile.
+template <GemmMode mode, int tiles, int n8, typename After>
+QSPEC_DEVICE void quantized_tile(Accumulator<tiles, n8>& group, const uint32_t (&hi)[tiles], const uint32_t (&lo)[tiles], uint32_t radix2, uint32_t x,
+                                 int half_bytes, const After& after) {
+  uint4 high[tiles];
+  [[maybe_unused]] uint4 low[tiles];
   QSPEC_UNROLL
-  for (int j = 0; j < tiles; ++j) scales[j] = hi[j] + num_tiles * kTileBytes;
-  Accumulator<tiles, n8> group;
-  group.clear();
-  QSPEC_UNROLL
-  for (int tile = 0; tile < kPieceTiles; ++tile) {
-    if (tile >= num_tiles) break;
-    uint4 high[tiles];
-    [[maybe_unused]] uint4 low[tiles];
-    QSPEC_UNROLL
-    for (int j = 0; j < tiles; ++j) {
-      high[j] = *reinterpret_cast<const uint4*>(hi[j] + tile * kTileBytes + lane * 16);
-      if constexpr (mode == GemmMode::kHiLo) low[j] = *reinterpret_cast<const uint4*>(lo[j] + tile * kTileBytes + lane * 16);
-    }
-    QSPEC_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      uint32_t a[tiles][2][4];
-      QSPEC_UNROLL
-      for (int j = 0; j < tiles; ++j)
-        QSPEC_UNROLL
-        for (int s = 0; s < 2; ++s) {
-          if constexpr (mode == GemmMode::kHiLo) unpack_nested(word_of(high[j], 2 * half + s), word_of(low[j], 2 * half + s), radix2, a[j][s]);
-          else unpack_nibbles(word_of(high[j], 2 * half + s), a[j][s]);
-        }
-      QSPEC_UNROLL
-      for (int c = 0; c < n8; ++c) {
-        const uint4 b = *reinterpret_cast<const uint4*>(x + tile * tile_bytes + (c * 2 + half) * half_bytes);
-        QSPEC_UNROLL
-        for (int j = 0; j < tiles; ++j) {
-          mma_bf16(group.value[j][c], a[j][0], b.x, b.y);
-          mma_bf16(group.value[j][c], a[j][1], b.z, b.w);
-        }
-      }
-      const int halves = 2 * tile + half + 1;
-      if ((halves & ((1 << half_shift) - 1)) == 0 && (halves - 1) >> half_shift < num_groups)
-        flush_group(total, group, scales, (halves - 1) >> half_shift, g);
-    }
+  for (int j = 0; j < tiles; ++j) {
+    high[j] = shared_load_16(hi[j]);
+    if constexpr (mode == GemmMode::kHiLo) low[j] = shared_load_16(lo[j]);
   }
-}
-
-// One tile (64 k) of dense weights.
-template <int tiles, int n8>
-QSPEC_DEVICE void dense_tile(Accumulator<tiles, n8>& total, const uint8_t* const (&dense)[tiles], const PieceInput& input, int lane) {
-  const int half_bytes = input.blocks.rows * 64;
-  const uint8_t* x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 16;
   QSPEC_UNROLL
   for (int half = 0; half < 2; ++half) {
     uint32_t a[tiles][2][4];
@@ -125,12 +83,98 @@ QSPEC_DEVICE void dense_tile(Accumulator<tiles, n8>& total, const uint8_t* const
     for (int j = 0; j < tiles; ++j)
       QSPEC_UNROLL
       for (int s = 0; s < 2; ++s) {
-        const uint4 v = *reinterpret_cast<const uint4*>(dense[j] + (2 * half + s) * 512 + lane * 16);
+        if constexpr (mode == GemmMode::kHiLo) unpack_nested(word_of(high[j], 2 * half + s), word_of(low[j], 2 * half + s), radix2, a[j][s]);
+        else unpack_nibbles(word_of(high[j], 2 * half + s), a[j][s]);
+      }
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) {
+      const uint4 b = shared_load_16(x + (c * 2 + half) * half_bytes);
+      QSPEC_UNROLL
+      for (int j = 0; j < tiles; ++j) {
+        mma_bf16(group.value[j][c], a[j][0], b.x, b.y);
+        mma_bf16(group.value[j][c], a[j][1], b.z, b.w);
+      }
+    }
+    after(half);
+  }
+}
+
+// A whole piece of groups of 32 · 2^half_shift: straight code.
+template <GemmMode mode, int tiles, int n8, int half_shift>
+QSPEC_DEVICE void whole_piece(Accumulator<tiles, n8>& total, const uint32_t (&hi)[tiles], const uint32_t (&lo)[tiles], uint32_t radix2, const PieceInput& input,
+                              int lane) {
+  const int g = lane / 4, half_bytes = input.blocks.rows * 64;
+  const uint32_t x = input.x + ((g & (input.blocks.rows - 1)) * 4 + lane % 4) * 16;
+  Accumulator<tiles, n8> group;
+  group.clear();
+  QSPEC_UNROLL
+  for (int tile = 0; tile < kPieceTiles; ++tile) {
+    uint32_t high[tiles], low[tiles];
+    QSPEC_UNROLL
+    for (int j = 0; j < tiles; ++j) high[j] = hi[j] + tile * kTileBytes + lane * 16, low[j] = lo[j] + tile * kTileBytes + lane * 16;
+    quantized_tile<mode>(group, high, low, radix2, x + tile * n8 * 2 * half_bytes, half_bytes, [&](int half) {
+      const int halves = 2 * tile + half + 1;
+      if ((halves & ((1 << half_shift) - 1)) != 0) return;
+      uint32_t scales[tiles];
+      QSPEC_UNROLL
+      for (int j = 0; j < tiles; ++j) scales[j] = hi[j] + kPieceTiles * kTileBytes + ((halves - 1) >> half_shift) * kScaleBytes;
+      flush_group(total, group, scales, g);
+    });
+  }
+}
+
+// The last piece of a row-tile, which may be short. The same sums in the same order.
+template <GemmMode mode, int tiles, int n8>
+QSPEC_DEVICE void short_piece(Accumulator<tiles, n8>& total, const uint32_t (&hi)[tiles], const uint32_t (&lo)[tiles], int num_tiles, int num_groups,
+                              int half_shift, uint32_t radix2, const PieceInput& input, int lane) {
+  const int g = lane / 4, half_bytes = input.blocks.rows * 64;
+  const uint32_t x = input.x + ((g & (input.blocks.rows - 1)) * 4 + lane % 4) * 16;
+  Accumulator<tiles, n8> group;
+  group.clear();
+  QSPEC_NO_UNROLL
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    uint32_t high[tiles], low[tiles];
+    QSPEC_UNROLL
+    for (int j = 0; j < tiles; ++j) high[j] = hi[j] + tile * kTileBytes + lane * 16, low[j] = lo[j] + tile * kTileBytes + lane * 16;
+    quantized_tile<mode>(group, high, low, radix2, x + tile * n8 * 2 * half_bytes, half_bytes, [&](int half) {
+      const int halves = 2 * tile + half + 1, q = (halves - 1) >> half_shift;
+      if ((halves & ((1 << half_shift) - 1)) != 0 || q >= num_groups) return;
+      uint32_t scales[tiles];
+      QSPEC_UNROLL
+      for (int j = 0; j < tiles; ++j) scales[j] = hi[j] + num_tiles * kTileBytes + q * kScaleBytes;
+      flush_group(total, group, scales, g);
+    });
+  }
+}
+
+// Quantised weights, bfloat16 activations. `hi`: codes of the piece followed by its scales; `lo`: codes (kHiLo).
+template <GemmMode mode, int tiles, int n8>
+QSPEC_DEVICE void quantized_piece(Accumulator<tiles, n8>& total, const uint32_t (&hi)[tiles], const uint32_t (&lo)[tiles], bool is_whole, int num_tiles,
+                                  int num_groups, int half_shift, uint32_t radix2, const PieceInput& input, int lane) {
+  if (!is_whole) return short_piece<mode>(total, hi, lo, num_tiles, num_groups, half_shift, radix2, input, lane);
+  if (half_shift == 2) return whole_piece<mode, tiles, n8, 2>(total, hi, lo, radix2, input, lane);
+  if (half_shift == 1) return whole_piece<mode, tiles, n8, 1>(total, hi, lo, radix2, input, lane);
+  whole_piece<mode, tiles, n8, 0>(total, hi, lo, radix2, input, lane);
+}
+
+// One tile (64 k) of dense weights.
+template <int tiles, int n8>
+QSPEC_DEVICE void dense_tile(Accumulator<tiles, n8>& total, const uint32_t (&dense)[tiles], const PieceInput& input, int lane) {
+  const int half_bytes = input.blocks.rows * 64;
+  const uint32_t x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 16;
+  QSPEC_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    uint32_t a[tiles][2][4];
+    QSPEC_UNROLL
+    for (int j = 0; j < tiles; ++j)
+      QSPEC_UNROLL
+      for (int s = 0; s < 2; ++s) {
+        const uint4 v = shared_load_16(dense[j] + (2 * half + s) * 512 + lane * 16);
         a[j][s][0] = v.x, a[j][s][1] = v.y, a[j][s][2] = v.z, a[j][s][3] = v.w;
       }
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c) {
-      const uint4 b = *reinterpret_cast<const uint4*>(x + (c * 2 + half) * half_bytes);
+      const uint4 b = shared_load_16(x + (c * 2 + half) * half_bytes);
       QSPEC_UNROLL
       for (int j = 0; j < tiles; ++j) {
         mma_bf16(total.value[j][c], a[j][0], b.x, b.y);
@@ -142,10 +186,10 @@ QSPEC_DEVICE void dense_tile(Accumulator<tiles, n8>& total, const uint8_t* const
 
 // Quantised weights (the hi plane), integer activations: exact integer sums a group, then scales.
 template <int tiles, int n8>
-QSPEC_DEVICE void integer_piece(Accumulator<tiles, n8>& total, const uint8_t* const (&hi)[tiles], int num_tiles, int num_groups, int half_shift,
+QSPEC_DEVICE void integer_piece(Accumulator<tiles, n8>& total, const uint32_t (&hi)[tiles], int num_tiles, int num_groups, int half_shift,
                                 const PieceInput& input, int lane) {
   const int g = lane / 4, t = lane % 4, half_bytes = input.blocks.rows * 32, columns = input.blocks.columns();
-  const uint8_t* x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 8;
+  uint32_t x = input.x + ((g & (input.blocks.rows - 1)) * 4 + t) * 8;
   int sum[tiles][n8][4];
   QSPEC_UNROLL
   for (int j = 0; j < tiles; ++j)
@@ -153,15 +197,16 @@ QSPEC_DEVICE void integer_piece(Accumulator<tiles, n8>& total, const uint8_t* co
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) sum[j][c][i] = 0;
+  QSPEC_NO_UNROLL
   for (int tile = 0; tile < num_tiles; ++tile) {
     uint4 high[tiles];
     QSPEC_UNROLL
-    for (int j = 0; j < tiles; ++j) high[j] = *reinterpret_cast<const uint4*>(hi[j] + tile * kTileBytes + lane * 16);
+    for (int j = 0; j < tiles; ++j) high[j] = shared_load_16(hi[j] + tile * kTileBytes + lane * 16);
     QSPEC_UNROLL
     for (int half = 0; half < 2; ++half) {
       QSPEC_UNROLL
       for (int c = 0; c < n8; ++c) {
-        const uint2 b = *reinterpret_cast<const uint2*>(x + (c * 2 + half) * half_bytes);
+        const uint2 b = shared_load_8(x + (c * 2 + half) * half_bytes);
         QSPEC_UNROLL
         for (int j = 0; j < tiles; ++j) {
           const uint32_t w0 = word_of(high[j], 2 * half), w1 = word_of(high[j], 2 * half + 1);
@@ -173,14 +218,14 @@ QSPEC_DEVICE void integer_piece(Accumulator<tiles, n8>& total, const uint8_t* co
       if ((halves & ((1 << half_shift) - 1)) != 0 || q >= num_groups) continue;
       QSPEC_UNROLL
       for (int j = 0; j < tiles; ++j) {
-        const uint32_t pair = *reinterpret_cast<const uint32_t*>(hi[j] + num_tiles * kTileBytes + q * kScaleBytes + 4 * g);
+        const uint32_t pair = shared_load_4(hi[j] + num_tiles * kTileBytes + q * kScaleBytes + 4 * g);
         QSPEC_UNROLL
         for (int c = 0; c < n8; ++c)
           QSPEC_UNROLL
           for (int i = 0; i < 4; ++i) {
             const int column = n8 == 1 ? (2 * t + (i & 1)) & (columns - 1) : 8 * c + 2 * t + (i & 1);  // missing rows read others'
-            const int at = q * columns + column;
-            const float value = static_cast<float>(sum[j][c][i] - 8 * input.sums[at]) * input.scales[at];
+            const uint32_t at = (q * columns + column) * 4;
+            const float value = static_cast<float>(sum[j][c][i] - 8 * static_cast<int>(shared_load_4(input.sums + at))) * shared_load_float(input.scales + at);
             total.value[j][c][i] = fmaf(i < 2 ? bf16_low(pair) : bf16_high(pair), value, total.value[j][c][i]);
             sum[j][c][i] = 0;
           }

@@ -19,9 +19,14 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMaxDraftSteps = 64;
 constexpr int kSplitSlots = 2048;       // results of attention splits that are kept at once
 constexpr size_t kArenaBytes = size_t{1} << 20;
-constexpr int kMaxPhases = 4096;
+constexpr int kMaxPhases = 1024;  // that a profile can time
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+int page_shift(const KvShape& kv) {
+  int shift = 0;
+  while (1 << shift < kv.page_size) ++shift;
+  return shift;
+}
 int launches_for(int64_t rows) { return static_cast<int>((rows + kMaxStepRows - 1) / kMaxStepRows); }
 
 DeviceSampler device_sampler(const SamplerParams& p, int bias_offset, int history_offset) {
@@ -122,7 +127,7 @@ Status CudaSession::allocate_workspace() {
                        reinterpret_cast<int32_t*>(places[9])};
   const int max_launches = kMaxDraftSteps * launches_for(config_.max_rows) + launches_for(config_.max_rows);
   QSPEC_RETURN_IF_ERROR(arena_.create(static_cast<size_t>(max_launches) * kLaunchStructBytes, kArenaBytes));
-  list_ = std::make_unique<LaunchList>(arena_, geometry_, kv.page_size, max_launches);
+  list_ = std::make_unique<LaunchList>(arena_, geometry_, page_shift(kv), max_launches);
   return {};
 }
 
@@ -136,6 +141,7 @@ StepParams CudaSession::step_params(const Launch& launch) const {
   params.batch = arena_.fixed<StepBatch>(step_struct_offset(launch.slot));
   params.workspace = workspace_;
   params.stamps = stamps_.as<unsigned long long>();
+  params.stamps_stride = stamps_stride(params.num_phases);
   return params;
 }
 
@@ -397,7 +403,7 @@ Status CudaSession::fill_cache_randomly(uint64_t seed) {
 void CudaSession::set_profiling(bool is_on) {
   for (Profile& profile : profiles_) profile = {}, profile.is_on = is_on;
   if (!is_on) stamps_.reset();
-  else if (stamps_.bytes() == 0 && !DeviceBuffer::create(kMaxPhases * 8, "profiling", &stamps_).is_ok())
+  else if (stamps_.bytes() == 0 && !DeviceBuffer::create(static_cast<size_t>(geometry_.num_blocks) * stamps_stride(kMaxPhases) * 8, "profiling", &stamps_).is_ok())
     for (Profile& profile : profiles_) profile.is_on = false;
 }
 
@@ -427,13 +433,14 @@ Status CudaSession::run_profiled(const Launch& launch) {
   const double elapsed = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
   const std::vector<Phase>& phases = plans_[launch.is_draft]->phases(launch.row_class);
   std::vector<unsigned long long>& stamps = last_stamps_;
-  stamps.assign(phases.size() + 1, 0);
-  if (phases.size() + 1 <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
-  const double total = std::max<double>(static_cast<double>(stamps.back() - stamps.front()), 1);
+  stamps.assign(static_cast<size_t>(geometry_.num_blocks) * stamps_stride(static_cast<int>(phases.size())), 0);
+  if (phases.size() <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
+  // By the first block's clock.
+  const double total = std::max<double>(static_cast<double>(stamps[phases.size() * kStampSteps] - stamps[0]), 1);
   for (size_t i = 0; i < phases.size(); ++i) {
     Profile::Entry& entry = profile.entries[static_cast<int>(op_of(phases[i]))];
     ++entry.calls;
-    entry.nanoseconds += static_cast<int64_t>(elapsed * static_cast<double>(stamps[i + 1] - stamps[i]) / total);
+    entry.nanoseconds += static_cast<int64_t>(elapsed * static_cast<double>(stamps[(i + 1) * kStampSteps] - stamps[i * kStampSteps]) / total);
   }
   if (!launch.is_sampled) return {};
   start = Clock::now();

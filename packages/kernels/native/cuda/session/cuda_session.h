@@ -44,7 +44,7 @@ class CudaSession : public Session {
   const Profile& target_profile() const override { return profiles_[0]; }
   const Profile& draft_profile() const override { return profiles_[1]; }
 
-  // For benchmarks: random K and V in every slot; the phases of the last profiled launch and the device's clock at each one's end.
+  // For benchmarks: random K and V in every slot; the phases of the last profiled launch and every block's clock (StepParams::stamps).
   Status fill_cache_randomly(uint64_t seed);
   const std::vector<unsigned long long>& last_stamps() const { return last_stamps_; }
   const std::vector<Phase>& phases(bool is_draft, int num_rows) const { return plans_[is_draft]->phases(row_class_of(num_rows)); }

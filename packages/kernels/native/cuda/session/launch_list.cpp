@@ -48,7 +48,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   b.token_index = arena_.put(slice(pass.token_index));
   b.positions = arena_.put(positions);
   b.slots = arena_.put(slice(pass.slots));
-  b.num_kv_heads = geometry_.num_kv_heads, b.page_size = page_size_;
+  b.num_kv_heads = geometry_.num_kv_heads, b.page_shift = page_shift_;
   b.logit_row_index = arena_.put(logit_rows);
   b.items = arena_.put(attention.items);
   b.folds = arena_.put(attention.folds);

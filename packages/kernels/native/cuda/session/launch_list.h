@@ -47,8 +47,8 @@ inline size_t sample_struct_offset(int slot) { return slot * kLaunchStructBytes 
 
 class LaunchList {
  public:
-  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_size, int max_launches)
-      : arena_(arena), geometry_(geometry), page_size_(page_size), max_launches_(max_launches) {}
+  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, int max_launches)
+      : arena_(arena), geometry_(geometry), page_shift_(page_shift), max_launches_(max_launches) {}
 
   void begin(const CallArrays& arrays, const std::vector<int32_t>& page_offsets) {
     arrays_ = arrays, page_offsets_ = &page_offsets;
@@ -64,7 +64,7 @@ class LaunchList {
 
   UploadArena& arena_;
   const AttentionGeometry& geometry_;
-  const int page_size_, max_launches_;
+  const int page_shift_, max_launches_;
   CallArrays arrays_;
   const std::vector<int32_t>* page_offsets_ = nullptr;
   std::vector<Launch> launches_;

@@ -113,11 +113,12 @@ class PhaseBuilder {
     for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
     for (Phase& phase : out.phases) {
       if (phase.kind != PhaseKind::kLinear) continue;
-      phase.linear_index = static_cast<int>(out.linears.size());
+      phase.shape_index = shape_of(phase.linear, out);
+      if (phase.shape_index < 0) return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to have at most 24 linears of different shapes on CUDA; use the CPU backend."};
       out.linears.push_back(phase);
       out.num_token_linears += phase.rows == Rows::kTokens;
     }
-    if (configure_step(class_, demand_, step_fixed_bytes(), environment_.shared_bytes, environment_.most_stages, &out.config)) return {};
+    if (configure_step(class_, demand_, step_fixed_bytes(static_cast<int>(out.linears.size())), environment_.shared_bytes, environment_.most_stages, &out.config)) return {};
     return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to fit a multiprocessor's " + std::to_string(environment_.shared_bytes) +
                                           " bytes of shared memory but its activations need " + std::to_string(demand_.x_bytes) + "; use the CPU backend."};
   }
@@ -228,6 +229,19 @@ class PhaseBuilder {
     else spec->out_x = buffers_.x_form(program_, node.x_buffer).data;
   }
 
+  // Index of the linear's shape among those of the plan: what decides how blocks cut and stream it. -1: there are too many.
+  static int shape_of(const LinearSpec& spec, StepPlan::ClassPlan& plan) {
+    const auto is_same = [&](const LinearSpec& other) {
+      return other.mode == spec.mode && other.epilogue == spec.epilogue && other.num_items == spec.num_items && other.weight.k == spec.weight.k &&
+             other.weight.n_tiles == spec.weight.n_tiles && other.weight.group_size == spec.weight.group_size;
+    };
+    for (size_t i = 0; i < plan.shape_linears.size(); ++i)
+      if (is_same(plan.linears[plan.shape_linears[i]].linear)) return static_cast<int>(i);
+    if (plan.shape_linears.size() == kMaxStreamShapes) return -1;
+    plan.shape_linears.push_back(static_cast<int>(plan.linears.size()));
+    return static_cast<int>(plan.shape_linears.size()) - 1;
+  }
+
   // Phases that touch nothing in common may follow each other at once.
   static bool needs_barrier(const std::vector<Phase>& phases, size_t i) {
     const Phase &now = phases[i], &next = phases[i + 1];
@@ -274,6 +288,8 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   const ClassPlan& c = classes_[row_class];
   params->phases = c.on_device, params->num_phases = static_cast<int>(c.phases.size());
   params->linears = c.linears_on_device;
+  params->num_shapes = static_cast<int>(c.shape_linears.size());
+  std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
   params->warp_stages = c.config.warp_stages, params->stage_bytes = c.config.stage_bytes;
   params->region_bytes = c.config.region_bytes, params->x_bytes = c.config.x_bytes, params->slab_jobs = c.config.slab_jobs;

@@ -67,6 +67,7 @@ class StepPlan {
   friend class PhaseBuilder;
   struct ClassPlan {
     std::vector<Phase> phases, linears;
+    std::vector<int> shape_linears;
     StepConfig config;
     const Phase *on_device = nullptr, *linears_on_device = nullptr;
     int num_token_linears = 0;

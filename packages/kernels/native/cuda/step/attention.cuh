@@ -24,15 +24,15 @@ constexpr float kLog2E = 1.4426950408889634f;
 QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
 
 struct AttentionShared {
-  uint8_t *k, *v;        // tiles [128][row_bytes] bf16; the same place for an int8 cache
-  uint8_t *raw_k, *raw_v; // [128][head_dim] codes (int8-nested: high nibbles, then low ones)
-  uint8_t* q;            // [16][row_bytes] bf16
-  uint8_t* p;            // [16][128] bf16
-  float* scratch;        // [warps][kMaxHeadDim]
-  float* largest;        // [16][16] by column and warp
-  int32_t* slots;        // [2][128]
-  float *k_scale, *v_scale;  // [2][128]
-  int32_t *own, *first;  // [16] last and first position that a column sees
+  uint32_t k, v;        // tiles [128][row_bytes] bf16; the same place for an int8 cache
+  uint32_t raw_k, raw_v; // [128][head_dim] codes (int8-nested: high nibbles, then low ones)
+  uint32_t q;            // [16][row_bytes] bf16
+  uint32_t p;            // [16][128] bf16
+  uint32_t scratch;      // float [warps][kMaxHeadDim]
+  uint32_t largest;      // float [16][16] by column and warp
+  uint32_t slots;        // int32 [2][128]
+  uint32_t k_scale, v_scale;  // float [2][128]
+  uint32_t own, first;   // int32 [16] last and first position that a column sees
   int row_bytes;
 };
 
@@ -42,28 +42,30 @@ QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim, int warps) 
          16 * 16 * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
 }
 
-QSPEC_DEVICE AttentionShared carve_attention(uint8_t* base, int head_dim, bool has_codes, int warps) {
+QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes, int warps) {
   AttentionShared s;
   s.row_bytes = attention_row_bytes(head_dim);
-  uint8_t* p = base;
+  uint32_t p = base;
   s.k = p, s.v = has_codes ? p : p + kSplitPositions * s.row_bytes;
   s.raw_k = p + kSplitPositions * s.row_bytes, s.raw_v = s.raw_k + kSplitPositions * s.row_bytes / 2;
   p += 2 * kSplitPositions * s.row_bytes;
   s.q = p, p += kQueryColumns * s.row_bytes;
   s.p = p, p += kQueryColumns * kSplitPositions * 2;
-  s.scratch = reinterpret_cast<float*>(p), p += warps * kMaxHeadDim * 4;
-  s.largest = reinterpret_cast<float*>(p), p += 16 * 16 * 4;
-  s.slots = reinterpret_cast<int32_t*>(p), p += 2 * kSplitPositions * 4;
-  s.k_scale = reinterpret_cast<float*>(p), p += 2 * kSplitPositions * 4;
-  s.v_scale = reinterpret_cast<float*>(p), p += 2 * kSplitPositions * 4;
-  s.own = reinterpret_cast<int32_t*>(p), s.first = s.own + kQueryColumns;
+  s.scratch = p, p += warps * kMaxHeadDim * 4;
+  s.largest = p, p += 16 * 16 * 4;
+  s.slots = p, p += 2 * kSplitPositions * 4;
+  s.k_scale = p, p += 2 * kSplitPositions * 4;
+  s.v_scale = p, p += 2 * kSplitPositions * 4;
+  s.own = p, s.first = p + kQueryColumns * 4;
   return s;
 }
 
 // ---- Rotation of heads, and the cache ----------------------------------------------------------------------------------------------
 
-// One head of one row, normed and rotated, into `out` [head_dim] (a warp's scratch). `norm`: weights or nullptr.
-QSPEC_DEVICE void rotate_head(const AttentionSpec& spec, const float* head, int row, const float* norm, bool has_rope, float* out) {
+// One head of one row, normed and rotated, into `out` [head_dim] (a warp's scratch). `norm`: weights or nullptr. The whole warp; not inlined,
+// as it serves both Q and the cache.
+QSPEC_DEVICE_CALL void rotate_head(const AttentionSpec* attention, const float* head, int row, const float* norm, bool has_rope, uint32_t out) {
+  const AttentionSpec& spec = *attention;
   const int lane = lane_index(), dim = spec.head_dim, half = dim / 2;
   float factor = 1;
   if (norm) {
@@ -79,9 +81,9 @@ QSPEC_DEVICE void rotate_head(const AttentionSpec& spec, const float* head, int 
     if (norm) a = a * factor * load_constant(norm + i), b = b * factor * load_constant(norm + half + i);
     if (has_rope) {
       const float2 turn = load_l2(spec.rope + static_cast<int64_t>(row) * half + i);
-      out[i] = a * turn.x - b * turn.y, out[half + i] = b * turn.x + a * turn.y;
+      shared_store_float(out + i * 4, a * turn.x - b * turn.y), shared_store_float(out + (half + i) * 4, b * turn.x + a * turn.y);
     } else {
-      out[i] = a, out[half + i] = b;
+      shared_store_float(out + i * 4, a), shared_store_float(out + (half + i) * 4, b);
     }
   }
   sync_warp();
@@ -99,62 +101,66 @@ QSPEC_DEVICE CodePair split_codes(int a, int b) {
 
 // Where a row's K or V goes besides the cache: its place in the tile that is about to be used, or nowhere.
 struct TilePlace {
-  uint8_t* row;   // bf16: the tile row; codes: the raw row (int8-nested: high nibbles)
-  uint8_t* low;   // int8-nested: low nibbles
-  float* scale;
+  bool is_there;
   int swizzle_row;
+  uint32_t row;   // bf16: the tile row; codes: the raw row (int8-nested: high nibbles)
+  uint32_t low;   // int8-nested: low nibbles
+  uint32_t scale;
 };
 
 // A head's values (a warp's scratch) into slot `slot` of the K (`is_v`: V) cache, and to `place`.
-QSPEC_DEVICE void write_cache(const AttentionSpec& spec, bool is_v, int64_t slot, int kv_head, const float* values, const TilePlace& place) {
+QSPEC_DEVICE void write_cache(const AttentionSpec& spec, bool is_v, int64_t slot, int kv_head, uint32_t values, const TilePlace& place) {
   const int lane = lane_index(), dim = spec.head_dim;
   const int64_t vector = slot * spec.num_kv_heads + kv_head;
   uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
+  const auto value = [values](int i) { return shared_load_float(values + i * 4); };
   if (spec.cache.format == KvFormat::kBf16) {
     for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
-      const uint32_t pair = pack_bf16(values[i], values[i + 1]);
+      const uint32_t pair = pack_bf16(value(i), value(i + 1));
       *reinterpret_cast<uint32_t*>(data + (vector * dim + i) * 2) = pair;
-      if (place.row) *reinterpret_cast<uint32_t*>(place.row + swizzled(place.swizzle_row, i / 8) * 16 + i % 8 * 2) = pair;
+      if (place.is_there) shared_store_4(place.row + swizzled(place.swizzle_row, i / 8) * 16 + i % 8 * 2, pair);
     }
     return;
   }
   float largest = 0;
-  for (int i = lane; i < dim; i += kWarp) largest = max_or_nan(largest, magnitude(values[i]));
+  for (int i = lane; i < dim; i += kWarp) largest = max_or_nan(largest, magnitude(value(i)));
   largest = lanes_max(largest, 5);
   const float scale = largest / 127.0f;
   if (lane == 0) {
     (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
-    if (place.scale) *place.scale = scale;
+    if (place.is_there) shared_store_float(place.scale, scale);
   }
   uint8_t* low = is_v ? spec.cache.v_low : spec.cache.k_low;
   for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
-    const int a = quantized_code(values[i], scale), b = quantized_code(values[i + 1], scale);
+    const int a = quantized_code(value(i), scale), b = quantized_code(value(i + 1), scale);
     if (spec.cache.format == KvFormat::kInt8) {
       const auto pair = static_cast<uint16_t>((a & 255) | (b & 255) << 8);
       *reinterpret_cast<uint16_t*>(data + vector * dim + i) = pair;
-      if (place.row) *reinterpret_cast<uint16_t*>(place.row + i) = pair;
+      if (place.is_there) shared_store_2(place.row + i, pair);
     } else {
       const CodePair pair = split_codes(a, b);
       data[vector * dim / 2 + i / 2] = pair.high, low[vector * dim / 2 + i / 2] = pair.low;
-      if (place.row) place.row[i / 2] = pair.high, place.low[i / 2] = pair.low;
+      if (place.is_there) shared_store_1(place.row + i / 2, pair.high), shared_store_1(place.low + i / 2, pair.low);
     }
   }
 }
 
-// K (`is_v`: V) head of `row` from qkv into the row's own slot.
-QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot, int kv_head, bool is_v, float* scratch, const TilePlace& place) {
-  const float* qkv = spec.qkv + static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
-  const int head = spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head;
-  rotate_head(spec, qkv + head * spec.head_dim, row, is_v ? nullptr : spec.k_norm, !is_v, scratch);
-  write_cache(spec, is_v, slot, kv_head, scratch, place);
+// K (`is_v`: V) head of `row` from qkv into the row's own slot. A warp.
+QSPEC_DEVICE_CALL void store_kv_head(const AttentionSpec* spec, int row, int64_t slot, int kv_head, bool is_v, uint32_t scratch, TilePlace place) {
+  const float* qkv = spec->qkv + static_cast<int64_t>(row) * (spec->num_heads + 2 * spec->num_kv_heads) * spec->head_dim;
+  const int head = spec->num_heads + (is_v ? spec->num_kv_heads : 0) + kv_head;
+  rotate_head(spec, qkv + head * spec->head_dim, row, is_v ? nullptr : spec->k_norm, !is_v, scratch);
+  write_cache(*spec, is_v, slot, kv_head, scratch, place);
   sync_warp();
 }
 
 // Tree batches: everybody's K and V before anybody attends, since rows read each other's slots.
-QSPEC_DEVICE void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, float* scratch, int warp, int num_warps) {
-  const int tasks = batch.rows * spec.num_kv_heads * 2;
-  for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps)
-    store_kv_head(spec, i / (2 * spec.num_kv_heads), load_constant(batch.slots + i / (2 * spec.num_kv_heads)), i / 2 % spec.num_kv_heads, i & 1, scratch, {});
+QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec* spec, const StepBatch* batch, uint32_t scratch, int num_warps) {
+  const int warp = thread_index() / kWarp, tasks = batch->rows * spec->num_kv_heads * 2;
+  for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
+    const int row = i / (2 * spec->num_kv_heads);
+    store_kv_head(spec, row, load_constant(batch->slots + row), i / 2 % spec->num_kv_heads, i & 1, scratch + warp * kMaxHeadDim * 4, {});
+  }
 }
 
 // ---- One split --------------------------------------------------------------------------------------------------------------------------
@@ -170,6 +176,11 @@ QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
 QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
 
 template <int warps>
+struct AttentionPhase;
+template <int warps>
+QSPEC_DEVICE_CALL void fold_columns(AttentionPhase<warps> phase, AttentionFold f, int kv_head, int begin, int end, bool of_segments, bool to_segment);
+
+template <int warps>
 struct AttentionPhase {
   const StepParams& params;
   const AttentionSpec& spec;
@@ -178,6 +189,7 @@ struct AttentionPhase {
   AttentionShared s;
   const AttentionStart& start;
   int* flag;
+  int index;  // of the phase
   int thread, warp, lane, group, dim;
   bool has_codes;
 
@@ -195,85 +207,94 @@ struct AttentionPhase {
 
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
   QSPEC_DEVICE AttentionItem item_at(int item) const { return load_item(batch, item / spec.num_kv_heads); }
-  QSPEC_DEVICE void sync() const { named_barrier(kConsumerBarrier, kThreads); }
+  QSPEC_DEVICE void sync() const { named_barrier(kBlockBarrier, kThreads); }
 
-  // Scales of a split's positions whose slots are known.
-  QSPEC_DEVICE void find_scales(int kv_head, const int32_t* slots, int buffer) const {
-    for (int i = thread; i < kSplitPositions; i += kThreads) {
-      const int64_t slot = slots[i], vector = slot * spec.num_kv_heads + kv_head;
-      if (slot == kWrittenHere) continue;
-      s.k_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector);
-      s.v_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector);
-    }
+  QSPEC_DEVICE uint32_t slot_at(int buffer, int position) const { return s.slots + (buffer * kSplitPositions + position) * 4; }
+  QSPEC_DEVICE uint32_t scale_at(bool is_v, int buffer, int position) const {
+    return (is_v ? s.v_scale : s.k_scale) + (buffer * kSplitPositions + position) * 4;
   }
-  QSPEC_DEVICE int32_t* slots_at(int buffer) const { return s.slots + buffer * kSplitPositions; }
-  // Slots of a later split and their scales; by the last threads, which have least else to do.
+  // Leaves a position's slot, and the scales of what is there.
+  QSPEC_DEVICE void put_slot(int buffer, int position, int64_t slot, int kv_head) const {
+    shared_store_4(slot_at(buffer, position), static_cast<uint32_t>(slot));
+    if (!has_codes || slot == kWrittenHere) return;
+    const int64_t vector = slot * spec.num_kv_heads + kv_head;
+    shared_store_float(scale_at(false, buffer, position), slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector));
+    shared_store_float(scale_at(true, buffer, position), slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector));
+  }
+  // Slots of a later split; by the last threads, which have least else to do.
   QSPEC_DEVICE void find_slots(const Work& work, int buffer) const {
     const AttentionItem item = item_at(work.item);
     const int kv_head = work.item % spec.num_kv_heads;
-    for (int i = kThreads - 1 - thread; i < kSplitPositions; i += kThreads) {
-      const int64_t slot = slot_of_position(batch, item, spec.page_size, work.split * kSplitPositions + i), vector = slot * spec.num_kv_heads + kv_head;
-      slots_at(buffer)[i] = static_cast<int32_t>(slot);
-      if (!has_codes || slot == kWrittenHere) continue;
-      s.k_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector);
-      s.v_scale[buffer * kSplitPositions + i] = slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector);
-    }
+    for (int i = kThreads - 1 - thread; i < kSplitPositions; i += kThreads)
+      put_slot(buffer, i, slot_of_position(batch, item, work.split * kSplitPositions + i), kv_head);
   }
 
-  // Starts copying K or V of a split. Absent positions are zero.
-  QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, const int32_t* slots) const {
+  // Starts copying K or V of a split whose slots are at `slots`. Absent positions are zero.
+  QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, uint32_t slots) const {
     const uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
     const bool is_nested = spec.cache.format == KvFormat::kInt8Nested;
     const int vector_bytes = !has_codes ? 2 * dim : is_nested ? dim / 2 : dim, chunks = vector_bytes / 16;
-    const int planes = is_nested && !spec.high_plane_only ? 2 : 1;
-    uint8_t* to = has_codes ? (is_v ? s.raw_v : s.raw_k) : is_v ? s.v : s.k;
-    for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
-      const int position = i / chunks, chunk = i - position * chunks;
-      const int64_t slot = slots[position];
-      if (slot == kWrittenHere) continue;
-      const int64_t at = (slot * spec.num_kv_heads + kv_head) * vector_bytes + chunk * 16;
-      uint8_t* place = has_codes ? to + position * vector_bytes + chunk * 16 : to + position * s.row_bytes + swizzled(position, chunk) * 16;
-      if (slot < 0) {
-        *reinterpret_cast<uint4*>(place) = uint4{0, 0, 0, 0};
-        continue;
+    const bool has_low = is_nested && !spec.high_plane_only;
+    const uint32_t to = has_codes ? (is_v ? s.raw_v : s.raw_k) : is_v ? s.v : s.k;
+    // Threads take chunks in turn: 16-byte chunks of a position are neighbours.
+    int position = thread / chunks, chunk = thread - position * chunks;
+    const int positions_on = kThreads / chunks, chunks_on = kThreads - positions_on * chunks;
+    QSPEC_NO_UNROLL
+    while (position < kSplitPositions) {
+      const int64_t slot = static_cast<int32_t>(shared_load_4(slots + position * 4));
+      if (slot != kWrittenHere) {
+        const int64_t at = (slot * spec.num_kv_heads + kv_head) * vector_bytes + chunk * 16;
+        const uint32_t place = has_codes ? to + position * vector_bytes + chunk * 16 : to + position * s.row_bytes + swizzled(position, chunk) * 16;
+        if (slot < 0) {
+          shared_store_16(place, uint4{0, 0, 0, 0});
+        } else {
+          copy_async_16(place, data + at);
+          if (has_low) copy_async_16(place + kSplitPositions * vector_bytes, (is_v ? spec.cache.v_low : spec.cache.k_low) + at);
+        }
       }
-      copy_async_16(place, data + at);
-      if (planes == 2) copy_async_16(place + kSplitPositions * vector_bytes, (is_v ? spec.cache.v_low : spec.cache.k_low) + at);
+      position += positions_on, chunk += chunks_on;
+      if (chunk >= chunks) chunk -= chunks, ++position;
     }
   }
 
-  QSPEC_DEVICE float code_value(const uint8_t* raw, int position, int element) const {
-    if (spec.cache.format == KvFormat::kInt8) return static_cast<float>(static_cast<int8_t>(raw[position * dim + element]));
-    const int at = position * dim / 2 + element / 2, shift = 4 * (element & 1);
-    const int high = raw[at] >> shift & 15;
-    const int low = spec.high_plane_only ? 8 : raw[kSplitPositions * dim / 2 + at] >> shift & 15;  // 8: the middle of what it may be
-    return static_cast<float>(16 * high + low - 128);
+  // Eight elements' codes of a raw row, as bytes: [2] words.
+  QSPEC_DEVICE uint2 code_bytes(uint32_t raw, int position, int chunk) const {
+    if (spec.cache.format == KvFormat::kInt8) return shared_load_8(raw + position * dim + chunk * 8);
+    const uint32_t at = raw + position * (dim / 2) + chunk * 4;
+    const uint32_t high = shared_load_4(at), low = spec.high_plane_only ? 0x88888888u : shared_load_4(at + kSplitPositions * (dim / 2));  // 8: the middle
+    // Nibble i of either word belongs to element i.
+    uint32_t byte[2] = {0, 0};
+    QSPEC_UNROLL
+    for (int i = 0; i < 8; ++i) byte[i / 4] |= ((high >> 4 * i & 15u) << 4 | (low >> 4 * i & 15u)) << 8 * (i % 4);
+    return {byte[0] ^ 0x80808080u, byte[1] ^ 0x80808080u};  // 16 · high + low - 128
   }
   // Raw codes -> the bf16 tile.
   QSPEC_DEVICE void expand_tile(bool is_v, int buffer) const {
-    const uint8_t* raw = is_v ? s.raw_v : s.raw_k;
-    const float* scales = (is_v ? s.v_scale : s.k_scale) + buffer * kSplitPositions;
+    const uint32_t raw = is_v ? s.raw_v : s.raw_k;
     const int chunks = dim / 8;
+    QSPEC_NO_UNROLL
     for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
       const int position = i / chunks, chunk = i - position * chunks;
-      const float scale = scales[position];
-      const bool is_absent = slots_at(buffer)[position] == kAbsent;
+      const float scale = shared_load_float(scale_at(is_v, buffer, position));
+      const bool is_absent = static_cast<int32_t>(shared_load_4(slot_at(buffer, position))) == kAbsent;
+      const uint2 codes = code_bytes(raw, position, chunk);
       uint32_t word[4];
       QSPEC_UNROLL
       for (int w = 0; w < 4; ++w) {
-        const int element = chunk * 8 + 2 * w;
-        word[w] = is_absent ? 0 : pack_bf16(code_value(raw, position, element) * scale, code_value(raw, position, element + 1) * scale);
+        const uint32_t two = (w < 2 ? codes.x : codes.y) >> 16 * (w & 1);
+        const float a = static_cast<float>(static_cast<int8_t>(two & 255u)), b = static_cast<float>(static_cast<int8_t>(two >> 8 & 255u));
+        word[w] = is_absent ? 0 : pack_bf16(a * scale, b * scale);
       }
-      *reinterpret_cast<uint4*>(s.k + position * s.row_bytes + swizzled(position, chunk) * 16) = uint4{word[0], word[1], word[2], word[3]};
+      shared_store_16(s.k + position * s.row_bytes + swizzled(position, chunk) * 16, uint4{word[0], word[1], word[2], word[3]});
     }
   }
 
   QSPEC_DEVICE TilePlace tile_place(bool is_v, int position, int buffer) const {
     const int p = position % kSplitPositions;
-    if (!has_codes) return {(is_v ? s.v : s.k) + p * s.row_bytes, nullptr, nullptr, p};
+    if (!has_codes) return {true, p, (is_v ? s.v : s.k) + p * s.row_bytes, 0, 0};
     const int vector_bytes = spec.cache.format == KvFormat::kInt8Nested ? dim / 2 : dim;
-    uint8_t* row = (is_v ? s.raw_v : s.raw_k) + p * vector_bytes;
-    return {row, row + kSplitPositions * vector_bytes, (is_v ? s.v_scale : s.k_scale) + buffer * kSplitPositions + p, p};
+    const uint32_t row = (is_v ? s.raw_v : s.raw_k) + p * vector_bytes;
+    return {true, p, row, row + kSplitPositions * vector_bytes, scale_at(is_v, buffer, p)};
   }
 
   // What a split needs of this launch's own rows: at an item's first one, Q of its columns, normed and rotated, and which positions each sees;
@@ -288,25 +309,28 @@ struct AttentionPhase {
       const uint32_t mask = ballot(is_here);
       first_row = item.sequence_begin + lowest_bit(mask), num_rows = num_bits(mask);
     }
-    float* scratch = s.scratch + warp * kMaxHeadDim;
+    const uint32_t scratch = s.scratch + warp * kMaxHeadDim * 4;
+    QSPEC_NO_UNROLL
     for (int task = warp; task < num_queries + 2 * num_rows; task += warps) {
       if (task < num_queries) {
         const int row = item.row_begin + task / group, head = kv_head * group + task % group;
-        rotate_head(spec, spec.qkv + static_cast<int64_t>(row) * qkv_stride + head * dim, row, spec.q_norm, true, scratch);
-        uint8_t* q = s.q + task * s.row_bytes;
-        for (int i = 2 * lane; i < dim; i += 2 * kWarp)
-          *reinterpret_cast<uint32_t*>(q + swizzled(task, i / 8) * 16 + i % 8 * 2) = pack_bf16(scratch[i], scratch[i + 1]);
+        rotate_head(&spec, spec.qkv + static_cast<int64_t>(row) * qkv_stride + head * dim, row, spec.q_norm, true, scratch);
+        const uint32_t q = s.q + task * s.row_bytes;
+        for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
+          const uint2 two = shared_load_8(scratch + i * 4);
+          shared_store_4(q + swizzled(task, i / 8) * 16 + i % 8 * 2, pack_bf16(float_of_bits(two.x), float_of_bits(two.y)));
+        }
         sync_warp();
       } else {
         const int t = task - num_queries, row = first_row + t / 2;
         const bool is_v = t & 1;
-        store_kv_head(spec, row, start.slots_of_rows[row], kv_head, is_v, scratch, tile_place(is_v, start.positions[row], buffer));
+        store_kv_head(&spec, row, start.slots_of_rows[row], kv_head, is_v, scratch, tile_place(is_v, start.positions[row], buffer));
       }
     }
     if (is_first && thread < kQueryColumns) {
       const int own = thread < num_queries ? start.positions[item.row_begin + thread / group] : -1;
-      s.own[thread] = own;
-      s.first[thread] = spec.sliding_window > 0 && own >= spec.sliding_window ? own + 1 - spec.sliding_window : 0;
+      shared_store_4(s.own + thread * 4, static_cast<uint32_t>(own));
+      shared_store_4(s.first + thread * 4, spec.sliding_window > 0 && own >= spec.sliding_window ? static_cast<uint32_t>(own + 1 - spec.sliding_window) : 0);
     }
   }
 
@@ -315,6 +339,11 @@ struct AttentionPhase {
     const int g = lane / 4, t = lane % 4;
     const float scale = spec.scale * kLog2E;
     float largest[2] = {-INFINITY, -INFINITY};
+    int32_t own[2], first[2];
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      own[i] = static_cast<int32_t>(shared_load_4(s.own + (g + 8 * i) * 4)), first[i] = static_cast<int32_t>(shared_load_4(s.first + (g + 8 * i) * 4));
+    }
     QSPEC_UNROLL
     for (int j = 0; j < kPositionTiles; ++j) {
       const int tile = warp + j * kScoreWarps;
@@ -322,17 +351,17 @@ struct AttentionPhase {
       const int position = tile * 8 + g;
       float acc[4] = {0, 0, 0, 0};
       for (int chunk = 0; chunk < dim / 32; ++chunk) {
-        const uint4 q0 = *reinterpret_cast<const uint4*>(s.q + g * s.row_bytes + swizzled(g, 4 * chunk + t) * 16);
-        const uint4 q1 = *reinterpret_cast<const uint4*>(s.q + (g + 8) * s.row_bytes + swizzled(g + 8, 4 * chunk + t) * 16);
-        const uint4 k = *reinterpret_cast<const uint4*>(s.k + position * s.row_bytes + swizzled(position, 4 * chunk + t) * 16);
+        const uint4 q0 = shared_load_16(s.q + g * s.row_bytes + swizzled(g, 4 * chunk + t) * 16);
+        const uint4 q1 = shared_load_16(s.q + (g + 8) * s.row_bytes + swizzled(g + 8, 4 * chunk + t) * 16);
+        const uint4 k = shared_load_16(s.k + position * s.row_bytes + swizzled(position, 4 * chunk + t) * 16);
         const uint32_t a0[4] = {q0.x, q1.x, q0.y, q1.y}, a1[4] = {q0.z, q1.z, q0.w, q1.w};
         mma_bf16(acc, a0, k.x, k.y);
         mma_bf16(acc, a1, k.z, k.w);
       }
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const int column = g + 8 * (i >> 1), p = split * kSplitPositions + tile * 8 + 2 * t + (i & 1);
-        const bool is_seen = p <= s.own[column] && p >= s.first[column];
+        const int p = split * kSplitPositions + tile * 8 + 2 * t + (i & 1);
+        const bool is_seen = p <= own[i >> 1] && p >= first[i >> 1];
         scores[j][i] = is_seen ? acc[i] * scale : -INFINITY;
         largest[i >> 1] = largest[i >> 1] > scores[j][i] ? largest[i >> 1] : scores[j][i];
       }
@@ -343,7 +372,7 @@ struct AttentionPhase {
         const float other = shuffle_xor(largest[i], mask);
         largest[i] = largest[i] > other ? largest[i] : other;
       }
-      if (t == 0 && warp < kScoreWarps) s.largest[(g + 8 * i) * 16 + warp] = largest[i];
+      if (t == 0 && warp < kScoreWarps) shared_store_float(s.largest + ((g + 8 * i) * 16 + warp) * 4, largest[i]);
     }
   }
 
@@ -353,9 +382,14 @@ struct AttentionPhase {
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
       largest[i] = -INFINITY;
-      for (int w = 0; w < kScoreWarps; ++w) {
-        const float other = s.largest[(g + 8 * i) * 16 + w];
-        largest[i] = largest[i] > other ? largest[i] : other;
+      QSPEC_UNROLL
+      for (int w = 0; w < kScoreWarps; w += 4) {
+        const uint4 four = shared_load_16(s.largest + ((g + 8 * i) * 16 + w) * 4);
+        QSPEC_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const float other = float_of_bits(word_of(four, j));
+          largest[i] = largest[i] > other ? largest[i] : other;
+        }
       }
     }
     QSPEC_UNROLL
@@ -367,7 +401,7 @@ struct AttentionPhase {
         const bool is_empty = largest[i] == -INFINITY;
         const float a = is_empty ? 0 : exp2_fast(scores[j][2 * i] - largest[i]), b = is_empty ? 0 : exp2_fast(scores[j][2 * i + 1] - largest[i]);
         const int column = g + 8 * i;
-        *reinterpret_cast<uint32_t*>(s.p + column * kSplitPositions * 2 + swizzled(column, tile) * 16 + t * 4) = pack_bf16(a, b);
+        shared_store_4(s.p + column * kSplitPositions * 2 + swizzled(column, tile) * 16 + t * 4, pack_bf16(a, b));
       }
     }
   }
@@ -380,7 +414,7 @@ struct AttentionPhase {
     for (int d = 0; d < kDimTiles; ++d)
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) output[d][i] = 0;
-    const uint8_t* tile = has_codes ? s.k : s.v;
+    const uint32_t tile = has_codes ? s.k : s.v;
     for (int base = 0; base < kSplitPositions; base += 32) {
       uint32_t p[2][4];
       QSPEC_UNROLL
@@ -462,22 +496,30 @@ struct AttentionPhase {
     return *flag != 0;
   }
 
-  // Folds results `begin` … `end` of every column; `at(row, i, head)` points to one. `done(row, head, element pair, values, largest, weight)`.
-  template <typename At, typename Done>
-  QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, int begin, int end, const At& at, const Done& done) const {
+  QSPEC_DEVICE void store_attended(int row, int head, int e, float2 value, float weight) const {
+    const int k = head * dim + e;
+    const float a = value.x / weight, b = value.y / weight;
+    if (spec.out_x) *reinterpret_cast<uint32_t*>(spec.out_x + x_offset(blocks, row, k)) = pack_bf16(a, b);
+    else *reinterpret_cast<float2*>(spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k) = float2{a, b};
+  }
+
+  // Folds results `begin` … `end` of every column, of splits or of segments: into the fold's segment, or the attended values.
+  QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, int begin, int end, bool of_segments, bool to_segment) const {
     const int pairs = dim / 2;
+    QSPEC_NO_UNROLL
     for (int i = thread; i < f.num_rows * group * pairs; i += kThreads) {
       const int column = i / pairs, e = 2 * (i - column * pairs);
       const int row = f.row_begin + column / group, head = kv_head * group + column % group;
       float2 value = {0, 0};
       float largest = -INFINITY, weight = 0;
+      QSPEC_NO_UNROLL
       for (int base = begin; base < end; base += kSegmentSplits) {
         float2 next[kSegmentSplits], tail[kSegmentSplits];  // all loads wait together
         QSPEC_UNROLL
         for (int j = 0; j < kSegmentSplits; ++j) {
           tail[j] = float2{-INFINITY, 0}, next[j] = float2{0, 0};
           if (base + j >= end) continue;
-          const float* p = at(row, base + j, head);
+          const float* p = of_segments ? segment_result(row, base + j, head) : split_result(row, base + j, head);
           next[j] = load_l2(reinterpret_cast<const float2*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
         }
         QSPEC_UNROLL
@@ -492,15 +534,14 @@ struct AttentionPhase {
           }
         }
       }
-      done(row, head, e, value, largest, weight);
+      if (!to_segment) {
+        store_attended(row, head, e, value, weight);
+        continue;
+      }
+      float* p = segment_result(row, f.segment, head);
+      store_l2(reinterpret_cast<float2*>(p + e), value);
+      if (e == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{largest, weight});
     }
-  }
-
-  QSPEC_DEVICE void store_attended(int row, int head, int e, float2 value, float weight) const {
-    const int k = head * dim + e;
-    const float a = value.x / weight, b = value.y / weight;
-    if (spec.out_x) *reinterpret_cast<uint32_t*>(spec.out_x + x_offset(blocks, row, k)) = pack_bf16(a, b);
-    else *reinterpret_cast<float2*>(spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k) = float2{a, b};
   }
 
   // The item's results are in the workspace: fold what is complete.
@@ -509,23 +550,12 @@ struct AttentionPhase {
     int32_t* counters = params.workspace.fold_counters;
     const bool is_alone = f.num_segments == 1;
     if (!is_last(counters + item.fold * spec.num_kv_heads + kv_head, f.num_items)) return;
-    const auto split_at = [this](int row, int split, int head) { return split_result(row, split, head); };
-    const auto segment_at = [this](int row, int segment, int head) { return segment_result(row, segment, head); };
-    const auto to_output = [this](int row, int head, int e, float2 value, float, float weight) { store_attended(row, head, e, value, weight); };
-    if (is_alone) {
-      if (is_segment) fold_results(f, kv_head, f.segment, f.segment + 1, segment_at, to_output);
-      else fold_results(f, kv_head, f.split_begin, f.split_end, split_at, to_output);
-      return;
-    }
-    if (!is_segment) {
-      fold_results(f, kv_head, f.split_begin, f.split_end, split_at, [&](int row, int head, int e, float2 value, float largest, float weight) {
-        float* p = segment_result(row, f.segment, head);
-        store_l2(reinterpret_cast<float2*>(p + e), value);
-        if (e == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{largest, weight});
-      });
+    if (!is_segment || is_alone) {
+      fold_columns<warps>(*this, f, kv_head, is_segment ? f.segment : f.split_begin, is_segment ? f.segment + 1 : f.split_end, is_segment, !is_alone);
+      if (is_alone) return;
     }
     if (!is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
-    fold_results(f, kv_head, 0, f.num_segments, segment_at, to_output);
+    fold_columns<warps>(*this, f, kv_head, 0, f.num_segments, true, false);
   }
 
   // ---- The phase ----
@@ -544,16 +574,16 @@ struct AttentionPhase {
   QSPEC_DEVICE void fetch_first() const {
     if (block_index() >= total_items()) return;
     const int kv_head = block_index() % spec.num_kv_heads;
-    copy_tile(false, kv_head, start.slots);
+    for (int i = thread; i < kSplitPositions; i += kThreads) put_slot(0, i, start.slots[i], kv_head);
+    sync();
+    copy_tile(false, kv_head, slot_at(0, 0));
     commit_async();
-    copy_tile(true, kv_head, start.slots);
+    copy_tile(true, kv_head, slot_at(0, 0));
     commit_async();
-    for (int i = thread; i < kSplitPositions; i += kThreads) slots_at(0)[i] = start.slots[i];
-    if (has_codes) find_scales(kv_head, start.slots, 0);
   }
 
   QSPEC_DEVICE void start_copy(const Work& work, bool is_v, int buffer, bool is_wanted) const {
-    if (is_wanted) copy_tile(is_v, work.item % spec.num_kv_heads, slots_at(buffer));
+    if (is_wanted) copy_tile(is_v, work.item % spec.num_kv_heads, slot_at(buffer, 0));
     commit_async();
   }
 
@@ -569,8 +599,10 @@ struct AttentionPhase {
       const bool has_next = next_work(now, &next);
       if (has_next) find_slots(next, buffer ^ 1);
       prepare(item, now, buffer, is_first);
+      if (turn == 0) stamp_clock(params, index, 0);
       wait_async<1>();
       sync();  // K is here; Q is ready
+      if (turn == 0) stamp_clock(params, index, 1);
       if (has_codes) {
         expand_tile(false, buffer);
         sync();
@@ -582,6 +614,7 @@ struct AttentionPhase {
       weigh(scores, largest);
       wait_async<1>();
       sync();  // V is here; P is ready
+      if (turn == 0) stamp_clock(params, index, 2);
       if (has_codes) {
         expand_tile(true, buffer);
         sync();
@@ -589,6 +622,7 @@ struct AttentionPhase {
       attend(output, weight);
       append(state, is_first, largest, weight, output);
       sync();  // everyone is done with V and P
+      if (turn == 0) stamp_clock(params, index, 3);
       start_copy(next, true, buffer ^ 1, has_next);
       if (is_end) {
         const bool is_segment = item.split_end - item.split_begin > 1;
@@ -602,14 +636,20 @@ struct AttentionPhase {
   }
 };
 
+// Not inlined: rare beside the splits.
+template <int warps>
+QSPEC_DEVICE_CALL void fold_columns(AttentionPhase<warps> phase, AttentionFold f, int kv_head, int begin, int end, bool of_segments, bool to_segment) {
+  phase.fold_results(f, kv_head, begin, end, of_segments, to_segment);
+}
+
 template <int warps>
 QSPEC_DEVICE AttentionPhase<warps> attention_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch,
-                                                   const RowBlocks& blocks) {
+                                                   const RowBlocks& blocks, int index) {
   const AttentionSpec& spec = phase.attention;
   const bool has_codes = spec.cache.format != KvFormat::kBf16;
   const int thread = thread_index();
   return {params,        spec,         batch,          blocks,         carve_attention(shared.region, spec.head_dim, has_codes, warps),
-          *shared.start, shared.flag, thread,         thread / kWarp, thread % kWarp,
+          *shared.start, shared.flag, index, thread,         thread / kWarp, thread % kWarp,
           spec.num_heads / spec.num_kv_heads, spec.head_dim, has_codes};
 }
 

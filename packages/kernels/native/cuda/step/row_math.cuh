@@ -202,49 +202,59 @@ QSPEC_DEVICE void store_x(const RowsSpec& spec, const RowsTask& task, const XFor
   store_codes(x, blocks, task.x_first + r, width, local, lane, largest, v);
 }
 
-// All warps of the block: rows of `spec` into x-form, without the norm's factor (see finish_source). The caller synchronises.
-QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, const XForm& x, const RowBlocks& blocks, const RowScratch& scratch, int warp,
-                                 int num_warps) {
-  const int lane = lane_index(), runs = (spec.width + kRunK - 1) / kRunK;
-  const bool has_max = x.bits < 16 && x.per_token;
-  // A norm needs the squares of all runs; else only those that are stored are touched.
-  const bool is_whole = spec.source == RowSource::kNorm || has_max;
-  const int begin = is_whole ? 0 : task.run_begin, each = is_whole ? runs : task.run_end - task.run_begin;
-  if (has_max) {
-    for (int i = warp; i < task.count * runs; i += num_warps) {
-      float v[kRunValues], largest = 0;
-      begin_run(spec, task, scratch, i / runs, i % runs, lane, v);
-      finish_source(spec, i % runs, lane, v);
-      QSPEC_UNROLL
-      for (int j = 0; j < kRunValues; ++j) largest = max_or_nan(largest, magnitude(v[j]));
-      largest = lanes_max(largest, 5);
-      if (lane == 0) scratch.largest[i] = largest;
-    }
-    named_barrier(1, num_warps * kWarp);
+// A norm needs the squares of all runs, and one scale a token their maxima; else only those runs are touched that are stored.
+QSPEC_DEVICE bool needs_all_runs(const RowsSpec& spec, const XForm& x) { return spec.source == RowSource::kNorm || (x.bits < 16 && x.per_token); }
+
+// The largest magnitude of every run, for rows with one scale a token.
+QSPEC_DEVICE_CALL void find_largest(const RowsSpec* spec, RowsTask task, RowScratch scratch, int num_warps) {
+  const int warp = thread_index() / kWarp, lane = lane_index(), runs = (spec->width + kRunK - 1) / kRunK;
+  for (int i = warp; i < task.count * runs; i += num_warps) {
+    float v[kRunValues], largest = 0;
+    begin_run(*spec, task, scratch, i / runs, i % runs, lane, v);
+    finish_source(*spec, i % runs, lane, v);
+    QSPEC_UNROLL
+    for (int j = 0; j < kRunValues; ++j) largest = max_or_nan(largest, magnitude(v[j]));
+    largest = lanes_max(largest, 5);
+    if (lane == 0) scratch.largest[i] = largest;
   }
-  RowsSpec again = spec;
-  if (has_max) again.delta = nullptr;  // added by now
+  named_barrier(kBlockBarrier, num_warps * kWarp);
+}
+
+// All warps of the block: rows of `spec` into x-form, without the norm's factor (see finish_source). The caller synchronises. Not inlined:
+// every phase that needs it should run the same code.
+QSPEC_DEVICE_CALL void transform_rows(const RowsSpec* spec_address, RowsTask task, XForm x, RowBlocks blocks, RowScratch scratch, int num_warps) {
+  RowsSpec spec = *spec_address;
+  const int warp = thread_index() / kWarp, lane = lane_index(), runs = (spec.width + kRunK - 1) / kRunK;
+  const bool is_whole = needs_all_runs(spec, x);
+  const int begin = is_whole ? 0 : task.run_begin, each = is_whole ? runs : task.run_end - task.run_begin, count = task.count * each;
+  if (x.bits < 16 && x.per_token) {
+    find_largest(spec_address, task, scratch, num_warps);
+    spec.delta = nullptr;  // added by now
+  }
   // Two runs at a time, so that their loads wait together.
-  for (int i = warp; i < task.count * each; i += 2 * num_warps) {
-    const int other = i + num_warps;
-    const bool has_other = other < task.count * each;
-    float a[kRunValues], b[kRunValues];
-    begin_run(again, task, scratch, i / each, begin + i % each, lane, a);
-    if (has_other) begin_run(again, task, scratch, other / each, begin + other % each, lane, b);
-    finish_source(spec, begin + i % each, lane, a);
-    store_x(spec, task, x, blocks, scratch, i / each, begin + i % each, lane, a);
-    if (!has_other) continue;
-    finish_source(spec, begin + other % each, lane, b);
-    store_x(spec, task, x, blocks, scratch, other / each, begin + other % each, lane, b);
+  QSPEC_NO_UNROLL
+  for (int i = warp; i < count; i += 2 * num_warps) {
+    const int second = i + num_warps;
+    float v[kRunValues], next[kRunValues];
+    begin_run(spec, task, scratch, i / each, begin + i % each, lane, v);
+    if (second < count) begin_run(spec, task, scratch, second / each, begin + second % each, lane, next);
+    QSPEC_NO_UNROLL
+    for (int at = i; at <= second && at < count; at += num_warps) {
+      finish_source(spec, begin + at % each, lane, v);
+      store_x(spec, task, x, blocks, scratch, at / each, begin + at % each, lane, v);
+      QSPEC_UNROLL
+      for (int j = 0; j < kRunValues; ++j) v[j] = next[j];
+    }
   }
 }
 
 // The same into float32 rows [row][width], norm's factor included.
-QSPEC_DEVICE void transform_rows_plain(const RowsSpec& spec, const RowsTask& task, float* output, const RowScratch& scratch, int warp, int num_warps) {
-  const int lane = lane_index(), runs = (spec.width + kRunK - 1) / kRunK;
+QSPEC_DEVICE_CALL void transform_rows_plain(const RowsSpec* spec_address, RowsTask task, float* output, RowScratch scratch, int num_warps) {
+  const RowsSpec& spec = *spec_address;
+  const int warp = thread_index() / kWarp, lane = lane_index(), runs = (spec.width + kRunK - 1) / kRunK;
   float v[kRunValues];
   for (int i = warp; i < task.count * runs; i += num_warps) begin_run(spec, task, scratch, i / runs, i % runs, lane, v);
-  named_barrier(1, num_warps * kWarp);
+  named_barrier(kBlockBarrier, num_warps * kWarp);
   RowsSpec again = spec;
   again.delta = nullptr;
   for (int i = warp; i < task.count * runs; i += num_warps) {

@@ -37,7 +37,7 @@ QSPEC_DEVICE void quantized_values(const DeviceWeight& w, int row, int k, float 
 }
 
 // A warp a run. A table stored for rotated inputs is rotated back (the rotation is its own inverse).
-QSPEC_DEVICE void embed(const EmbeddingSpec& spec, const StepBatch& batch, int warp, int num_warps) {
+QSPEC_DEVICE_CALL void embed(const EmbeddingSpec& spec, const StepBatch& batch, int warp, int num_warps) {
   const DeviceWeight& w = spec.table;
   const int lane = lane_index(), runs = (w.k + kRunK - 1) / kRunK;
   int shift = 0;
@@ -62,7 +62,7 @@ QSPEC_DEVICE void embed(const EmbeddingSpec& spec, const StepBatch& batch, int w
 }
 
 // cos and sin of position · inverse frequency. The angle's turns are taken off in double: float angles lose the fraction at long contexts.
-QSPEC_DEVICE void fill_rope_table(const RopeTableSpec& spec, const StepBatch& batch, int thread, int num_threads) {
+QSPEC_DEVICE_CALL void fill_rope_table(const RopeTableSpec& spec, const StepBatch& batch, int thread, int num_threads) {
   constexpr double kTurn = 6.283185307179586476925286766559;
   for (int i = block_index() * num_threads + thread; i < batch.rows * spec.half; i += grid_blocks() * num_threads) {
     const double angle = static_cast<double>(load_constant(batch.positions + i / spec.half)) * load_constant(spec.inverse_frequencies + i % spec.half);
@@ -72,22 +72,22 @@ QSPEC_DEVICE void fill_rope_table(const RopeTableSpec& spec, const StepBatch& ba
 }
 
 // A block a row, so that a row's sums stay in one place.
-QSPEC_DEVICE void run_rows(const Phase& phase, const StepBatch& batch, const RowBlocks& blocks, const StepShared& shared, int warp, int num_warps) {
+QSPEC_DEVICE_CALL void run_rows(const Phase& phase, const StepBatch& batch, const RowBlocks& blocks, const StepShared& shared, int num_warps) {
   const int rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows;
   const int32_t* index = phase.rows == Rows::kTokensOfLogits ? batch.logit_row_index : nullptr;
   const int runs = (phase.source.width + kRunK - 1) / kRunK;
   for (int row = block_index(); row < rows; row += grid_blocks()) {
     const RowsTask task{index, row, 1, 0, runs, row};
-    if (phase.linear.output) transform_rows_plain(phase.source, task, phase.linear.output, shared.rows, warp, num_warps);
-    else transform_rows(phase.source, task, phase.x, blocks, shared.rows, warp, num_warps);
-    named_barrier(kConsumerBarrier, num_warps * kWarp);
+    if (phase.linear.output) transform_rows_plain(&phase.source, task, phase.linear.output, shared.rows, num_warps);
+    else transform_rows(&phase.source, task, phase.x, blocks, shared.rows, num_warps);
+    named_barrier(kBlockBarrier, num_warps * kWarp);
     if (phase.x.factors && thread_index() == 0) phase.x.factors[row] = row_factor(phase.source, shared.rows.squares);
-    if (row + grid_blocks() < rows) named_barrier(kConsumerBarrier, num_warps * kWarp);  // the scratch is free again
+    if (row + grid_blocks() < rows) named_barrier(kBlockBarrier, num_warps * kWarp);  // the scratch is free again
   }
 }
 
 // Float rows of the logits' tokens.
-QSPEC_DEVICE void gather_rows(const Phase& phase, const StepBatch& batch, float* output, int warp, int num_warps) {
+QSPEC_DEVICE_CALL void gather_rows(const Phase& phase, const StepBatch& batch, float* output, int warp, int num_warps) {
   const int lane = lane_index(), runs = (phase.source.width + kRunK - 1) / kRunK;
   for (int i = block_index() * num_warps + warp; i < batch.logit_rows * runs; i += grid_blocks() * num_warps) {
     const int row = i / runs, run = i % runs, width = phase.source.width;

@@ -52,30 +52,42 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const StepShared& shared, 
   switch (phase.kind) {
     case PhaseKind::kEmbedding: embed(phase.embedding, batch, warp, warps); break;
     case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, batch, thread, warps * kWarp); break;
-    case PhaseKind::kRows: run_rows(phase, batch, blocks, shared, warp, warps); break;
+    case PhaseKind::kRows: run_rows(phase, batch, blocks, shared, warps); break;
     case PhaseKind::kGather: gather_rows(phase, batch, phase.linear.output, warp, warps); break;
     case PhaseKind::kLinear: run_linear<n8>(params, shared, phase, batch, blocks, stream, index); break;
-    case PhaseKind::kAttention: attention_phase<warps>(params, shared, phase, batch, blocks).run(); break;
+    case PhaseKind::kAttention: attention_phase<warps>(params, shared, phase, batch, blocks, index).run(); break;
   }
 }
 
 // What a phase can do before its input is there: attention fetches K and V that are in the cache already.
 template <int n8>
-QSPEC_DEVICE void begin_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks) {
-  if (phase.kind == PhaseKind::kAttention && !batch.has_tree) attention_phase<step_warps<n8>()>(params, shared, phase, batch, blocks).fetch_first();
+QSPEC_DEVICE void begin_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
+                              int index) {
+  if (phase.kind == PhaseKind::kAttention && !batch.has_tree) attention_phase<step_warps<n8>()>(params, shared, phase, batch, blocks, index).fetch_first();
 }
 
 // Trees: every row's K and V into the cache before anybody attends.
 template <int n8>
 QSPEC_DEVICE void begin_tree(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
-                             GridBarrier& barrier) {
+                             GridBarrier& barrier, int index) {
   constexpr int warps = step_warps<n8>(), threads = step_threads<n8>();
-  const int thread = thread_index(), warp = thread / kWarp;
-  write_all_kv(phase.attention, batch, reinterpret_cast<float*>(shared.region) + warp * kMaxHeadDim, warp, warps);
-  named_barrier(kConsumerBarrier, threads);
+  const int thread = thread_index();
+  write_all_kv(&phase.attention, &batch, shared.region, warps);
+  named_barrier(kBlockBarrier, threads);
   barrier.arrive(thread), barrier.wait(thread);
-  named_barrier(kConsumerBarrier, threads);
-  attention_phase<warps>(params, shared, phase, batch, blocks).fetch_first();
+  named_barrier(kBlockBarrier, threads);
+  attention_phase<warps>(params, shared, phase, batch, blocks, index).fetch_first();
+}
+
+// What the warps must know to stream: the block's share of every shape, where every linear's begins.
+template <int n8>
+QSPEC_DEVICE void load_streams(const StepParams& params, const StepShared& shared, int thread) {
+  if (thread % kWarp == 0) {  // one a warp: they wait for different memory
+    for (int i = thread / kWarp; i < params.num_shapes; i += step_warps<n8>())
+      load_shape<n8>(params.linears[params.shape_linears[i]].linear, block_index(), shared.shapes + i);
+  }
+  named_barrier(kBlockBarrier, step_threads<n8>());
+  for (int i = thread; i < params.num_linears; i += step_threads<n8>()) load_source(params.linears[i], shared.shapes, shared.sources + i);
 }
 
 template <int n8>
@@ -83,38 +95,38 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   constexpr int threads = step_threads<n8>();
   const StepShared shared = carve_shared(params);
   const StepBatch& batch = *params.batch;
-  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
-  if (thread < step_warps<n8>() * params.warp_stages) barrier_init(shared.full + thread, 1);
-  if (thread < kUnitCounters) shared.units[thread] = 0, shared.reduced[thread] = -1;
-  if (lane == 0 && warp < kStreamWindow) load_stream_entry<n8>(params, shared, warp);
+  const int thread = thread_index();
+  if (thread < step_warps<n8>() * params.warp_stages) barrier_init(shared.full + thread * 8, 1);
+  if (thread < kUnitCounters) shared.units[thread] = 0, shared_store_4(shared.reduced + thread * 4, ~0u);
   fetch_phase(params, shared, 0, thread);
+  load_streams<n8>(params, shared, thread);
   if (batch.num_items > 0) start_attention(batch, shared.start, thread, threads);
   fence_barrier_init();
   GridBarrier barrier;
   if (thread == 0) barrier.begin(params.workspace.barrier);
-  named_barrier(kConsumerBarrier, threads);
+  named_barrier(kBlockBarrier, threads);
 
   const RowBlocks blocks = row_blocks(n8, batch.rows > batch.logit_rows ? batch.rows : batch.logit_rows);
-  const bool is_stamping = params.stamps != nullptr && block_index() == 0 && thread == 0;
-  WeightStream<n8> stream{params, shared, warp, lane};
-  stream.begin(batch.logit_rows > 0 ? params.num_linears : params.num_token_linears);
-  if (is_stamping) params.stamps[0] = device_clock();
+  WeightStream<n8> stream{shared};
+  stream.begin(params, thread, batch.logit_rows > 0 ? params.num_linears : params.num_token_linears);
+  stamp_clock(params, -1, 0);
   for (int i = 0; i < params.num_phases; ++i) {
     const Phase& phase = *phase_slot(shared, i);
-    const bool is_skipped = phase.rows != Rows::kTokens && batch.logit_rows == 0, is_linear = phase.kind == PhaseKind::kLinear;
-    if (phase.kind == PhaseKind::kAttention && batch.has_tree) begin_tree<n8>(params, shared, phase, batch, blocks, barrier);
+    const bool is_skipped = phase.rows != Rows::kTokens && batch.logit_rows == 0;
+    if (phase.kind == PhaseKind::kAttention && batch.has_tree) begin_tree<n8>(params, shared, phase, batch, blocks, barrier, i);
     if (!is_skipped) run_phase<n8>(params, shared, phase, batch, blocks, stream, i);
+    stamp_clock(params, i, kStampSteps - 3);
     const bool is_barrier = phase.barrier_after && !is_skipped;
-    const int linear_index = phase.linear_index;
     fetch_phase(params, shared, i + 1, thread);  // into the slot that everybody left at the last barrier
-    named_barrier(kConsumerBarrier, threads);    // from here on `phase` may change under us
+    named_barrier(kBlockBarrier, threads);       // from here on `phase` may change under us
+    stamp_clock(params, i, kStampSteps - 2);
     if (is_barrier) barrier.arrive(thread);
-    if (is_linear && thread == threads - 1) load_stream_entry<n8>(params, shared, linear_index + kStreamWindow);  // in the place of this one
-    if (i + 1 < params.num_phases) begin_phase<n8>(params, shared, *phase_slot(shared, i + 1), batch, blocks);
-    if (is_barrier) barrier.wait(thread);
-    if (is_barrier || is_linear) named_barrier(kConsumerBarrier, threads);
-    if (is_linear) stream.grow();
-    if (is_stamping) params.stamps[i + 1] = device_clock();
+    if (i + 1 < params.num_phases) begin_phase<n8>(params, shared, *phase_slot(shared, i + 1), batch, blocks, i + 1);
+    if (is_barrier) {
+      barrier.wait(thread);
+      named_barrier(kBlockBarrier, threads);
+    }
+    stamp_clock(params, i, kStampSteps - 1);
   }
 }
 

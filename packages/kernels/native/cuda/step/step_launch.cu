@@ -5,7 +5,7 @@
 
 namespace qspec::cuda {
 
-size_t step_fixed_bytes() { return kStepFixedBytes; }
+size_t step_fixed_bytes(int num_linears) { return step_fixed(num_linears); }
 
 int attention_tile_bytes(int head_dim, int n8) { return attention_shared_bytes(head_dim, n8 <= 2 ? step_warps<1>() : step_warps<4>()); }
 

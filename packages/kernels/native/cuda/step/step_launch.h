@@ -5,7 +5,7 @@
 
 namespace qspec::cuda {
 
-size_t step_fixed_bytes();
+size_t step_fixed_bytes(int num_linears);
 int attention_tile_bytes(int head_dim, int n8);
 
 // One forward pass over the rows of `params.batch`, which are of class `row_class`. `num_blocks`: at most one a multiprocessor.

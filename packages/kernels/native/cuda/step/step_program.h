@@ -15,6 +15,9 @@ constexpr int kSegmentSplits = 8;    // and segments of this many splits, in ord
 constexpr int kMaxStepRows = 32;
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
+constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
+constexpr int kStampSteps = 8;       // of a phase: its own; kStampSteps - 3: this warp is done, - 2: the block is done, - 1: everybody is done
+constexpr int stamps_stride(int num_phases) { return 1 + num_phases * kStampSteps; }
 constexpr int kMaxRowRuns = 64;      // runs of 512 in the widest row that has a norm or one quantisation scale
 
 enum class PhaseKind : uint8_t { kEmbedding, kRopeTable, kRows, kGather, kLinear, kAttention };
@@ -101,7 +104,7 @@ struct alignas(kPhaseBytes) Phase {
   PhaseKind kind;
   Rows rows;
   bool barrier_after;
-  int linear_index;  // kLinear: which of StepParams::linears it is
+  int shape_index;  // kLinear: which of StepParams::shape_linears is cut and streamed alike
   RowsSpec source;
   XForm x;
   LinearSpec linear;
@@ -138,7 +141,7 @@ struct StepBatch {
   int32_t num_items;        // of attention, for one KV head
   int32_t num_folds;
   int32_t has_tree;
-  int32_t num_kv_heads, page_size;
+  int32_t num_kv_heads, page_shift;  // log2 of the slots a page
   int32_t max_ancestors;
   int32_t split_stride;     // slots of partial results a row (split s uses slot s % split_stride), see StepWorkspace
   int32_t segment_stride;
@@ -170,12 +173,15 @@ struct StepParams {
   const StepBatch* batch;
   StepWorkspace workspace;
   const Phase* linears;         // the linear ones again, in order, for the weight streams
+  int shape_linears[kMaxStreamShapes];  // linears that stand for all of their shape
+  int num_shapes;
   int num_phases;
   int num_linears, num_token_linears;  // all; those before the logits
   int warp_stages, stage_bytes; // of each warp's weight ring
   int region_bytes;             // what a phase works on: of it x_bytes are activations, then slabs
   int x_bytes, slab_jobs;
-  unsigned long long* stamps;   // [num_phases + 1] the first block's clock at the start and at every phase's end, or nullptr
+  unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
+  int stamps_stride;
 };
 
 }  // namespace qspec::cuda

@@ -1,19 +1,18 @@
 // Shared memory of the step kernel.
 //
-//   [barriers][phases][stream][start][small arrays][row scratch] [region] [ring]
+//   [phases][small arrays][row scratch][stream shapes and sources] [region] [ring]
 //
 // The region holds what one phase works on: a linear's activations and slabs, or attention's tiles. The ring holds weights: every warp has
-// stages of its own, which it fills and empties itself (step/weight_stream.cuh).
+// stages of its own, which it fills and empties itself (step/weight_stream.cuh). Small things are reached by pointer, large ones by offset.
 #pragma once
 #include "common/primitives.cuh"
 #include "step/step_program.h"
 
 namespace qspec::cuda {
 
-constexpr int kMaxStages = 96;  // of all warps
+constexpr int kMaxStages = 128;  // of all warps
 constexpr int kUnitCounters = 64;
-constexpr int kConsumerBarrier = 1;
-constexpr int kStreamWindow = 8;  // linear phases whose weights the warps may ask for ahead
+constexpr int kBlockBarrier = 1;
 
 // Sixteen warps have 128 registers each; with 17 rows and more a warp needs up to 255.
 template <int n8>
@@ -40,21 +39,26 @@ struct AttentionStart {
   int32_t slots_of_rows[kMaxStepRows];
 };
 
-// A block's share of a linear.
-struct LinearShare {
+// A block's share of linears of one shape, and how their weights lie. Many linears have the same: layers repeat.
+struct StreamShape {
+  GemmMode mode;
+  bool is_pair;             // items are (gate, up) pairs
   int part;
   int item_begin, item_end;
   int run_begin, num_runs;
-  int num_units;  // row-tiles, pairs of neighbours, or (gate, up) pairs
-  int unit_jobs;  // jobs a unit
-  int num_jobs;
+  int unit_jobs, num_jobs;  // a unit: a row-tile, two neighbours (n8 >= 3), or a (gate, up) pair
+  int full_parts;           // pieces of a run (of one plane and row-tile)
+  int last_run, last_parts; // the share's run that ends the row-tile, -1: another share has it
+  uint32_t piece_bytes, last_piece_bytes, last_low_bytes;
+  uint32_t tile_bytes, run_bytes;        // from row-tile to row-tile, run to run: dense or hi with scales
+  uint32_t low_tile_bytes;
+  int second_tile;          // row-tiles from a pair's first to its second
 };
-// A linear phase as this block's warps stream it.
-struct StreamEntry {
-  DeviceWeight weight;
-  LinearShare share;
-  GemmMode mode;
-  bool is_pair;
+// Where the share of one linear begins, by plane.
+struct StreamSource {
+  const uint8_t* first;
+  const uint8_t* low;
+  int64_t shape;  // index of its StreamShape
 };
 
 // Partial results of rows, shared by a block.
@@ -64,41 +68,50 @@ struct RowScratch {
 };
 
 struct StepShared {
-  uint64_t* full;    // [stages] a stage's bytes have arrived
   Phase* phases;     // [2] the current one and the next
-  StreamEntry* stream;  // [kStreamWindow]
   AttentionStart* start;
-  int* units;        // [kUnitCounters] jobs of a unit that are done
-  int* reduced;      // [kUnitCounters] stamp of the unit that was stored last
   int* flag;         // attention's answer to all threads
+  int* units;        // [kUnitCounters] jobs of a unit that are done
   RowScratch rows;
-  uint8_t* region;
-  uint8_t* ring;
+  StreamShape* shapes;     // [num_shapes]
+  StreamSource* sources;   // [num_linears]
+  uint32_t full;     // mbarriers [stages]: a stage's bytes have arrived
+  uint32_t reduced;  // int [kUnitCounters] stamp of the unit that was stored last
+  uint32_t region, ring;
 };
 
-constexpr size_t kStepFixedBytes = (kMaxStages * 8 + 2 * sizeof(Phase) + kStreamWindow * sizeof(StreamEntry) + sizeof(AttentionStart) + 2 * kUnitCounters * 4 + 64 +
-                                    2 * 4 * 8 * kMaxRowRuns + 1023) / 1024 * 1024;
+constexpr size_t kStepFixedBytes =
+    2 * sizeof(Phase) + kMaxStages * 8 + sizeof(AttentionStart) + 2 * kUnitCounters * 4 + 64 + 2 * 4 * 8 * kMaxRowRuns + kMaxStreamShapes * sizeof(StreamShape);
+QSPEC_HOST_DEVICE constexpr size_t step_fixed(int num_linears) { return (kStepFixedBytes + num_linears * sizeof(StreamSource) + 1023) / 1024 * 1024; }
 
 QSPEC_DEVICE StepShared carve_shared(const StepParams& params) {
-  uint8_t* p = shared_memory();
-  const auto take = [&p](size_t bytes) {
-    uint8_t* at = p;
-    p += bytes;
-    return at;
+  uint8_t* const base = shared_memory();
+  uint32_t at = 0;
+  const auto take = [&at](size_t bytes) {
+    const uint32_t offset = at;
+    at += static_cast<uint32_t>(bytes);
+    return offset;
   };
   StepShared s;
-  s.phases = reinterpret_cast<Phase*>(take(2 * sizeof(Phase)));
-  s.full = reinterpret_cast<uint64_t*>(take(kMaxStages * 8));
-  s.stream = reinterpret_cast<StreamEntry*>(take(kStreamWindow * sizeof(StreamEntry)));
-  s.start = reinterpret_cast<AttentionStart*>(take(sizeof(AttentionStart)));
-  s.units = reinterpret_cast<int*>(take(kUnitCounters * 4));
-  s.reduced = reinterpret_cast<int*>(take(kUnitCounters * 4));
-  s.flag = reinterpret_cast<int*>(take(64));
-  s.rows.squares = reinterpret_cast<float*>(take(4 * 8 * kMaxRowRuns));
-  s.rows.largest = reinterpret_cast<float*>(take(4 * 8 * kMaxRowRuns));
-  s.region = shared_memory() + kStepFixedBytes;
+  s.phases = reinterpret_cast<Phase*>(base + take(2 * sizeof(Phase)));
+  s.full = take(kMaxStages * 8);
+  s.start = reinterpret_cast<AttentionStart*>(base + take(sizeof(AttentionStart)));
+  s.units = reinterpret_cast<int*>(base + take(kUnitCounters * 4));
+  s.reduced = take(kUnitCounters * 4);
+  s.flag = reinterpret_cast<int*>(base + take(64));
+  s.rows.squares = reinterpret_cast<float*>(base + take(4 * 8 * kMaxRowRuns));
+  s.rows.largest = reinterpret_cast<float*>(base + take(4 * 8 * kMaxRowRuns));
+  s.shapes = reinterpret_cast<StreamShape*>(base + take(kMaxStreamShapes * sizeof(StreamShape)));
+  s.sources = reinterpret_cast<StreamSource*>(base + take(params.num_linears * sizeof(StreamSource)));
+  s.region = static_cast<uint32_t>(step_fixed(params.num_linears));
   s.ring = s.region + params.region_bytes;
   return s;
+}
+
+// Profiling: the block's clock at `step` (0 … kStampSteps - 1) of a phase, and (phase -1, the last step) at the launch's start.
+QSPEC_DEVICE void stamp_clock(const StepParams& params, int phase, int step) {
+  if (params.stamps == nullptr || thread_index() != 0) return;
+  params.stamps[static_cast<int64_t>(block_index()) * params.stamps_stride + (phase < 0 ? 0 : 1 + phase * kStampSteps + step)] = device_clock();
 }
 
 QSPEC_DEVICE Phase* phase_slot(const StepShared& s, int index) { return s.phases + (index & 1); }
@@ -113,14 +126,15 @@ QSPEC_DEVICE AttentionItem load_item(const StepBatch& batch, int index) {
 }
 
 // Slot of a position that an item attends to, kAbsent or kWrittenHere.
-QSPEC_DEVICE int64_t slot_of_position(const StepBatch& batch, const AttentionItem& item, int page_size, int position) {
+QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionItem& item, int position) {
   if (position > item.last_position) return kAbsent;
   if (position >= item.first_new) return kWrittenHere;
   if (item.is_tail) {
     const int start = load_constant(batch.ancestor_starts + item.row_begin);
     if (position >= start) return load_constant(batch.ancestor_slots + static_cast<int64_t>(item.row_begin) * batch.max_ancestors + position - start);
   }
-  return static_cast<int64_t>(load_constant(batch.page_ids + item.page_begin + position / page_size)) * page_size + position % page_size;
+  const int page = position >> batch.page_shift;
+  return load_constant(batch.page_ids + item.page_begin + page) << batch.page_shift | (position - (page << batch.page_shift));
 }
 
 // At the launch's beginning, all threads: the same for every layer.
@@ -132,8 +146,7 @@ QSPEC_DEVICE void start_attention(const StepBatch& batch, AttentionStart* start,
   if (block_index() >= batch.num_items * batch.num_kv_heads) return;
   const AttentionItem item = load_item(batch, block_index() / batch.num_kv_heads);
   if (thread == 0) start->item = item;
-  for (int i = thread; i < kSplitPositions; i += num_threads)
-    start->slots[i] = static_cast<int32_t>(slot_of_position(batch, item, batch.page_size, item.split_begin * kSplitPositions + i));
+  for (int i = thread; i < kSplitPositions; i += num_threads) start->slots[i] = slot_of_position(batch, item, item.split_begin * kSplitPositions + i);
 }
 
 }  // namespace qspec::cuda

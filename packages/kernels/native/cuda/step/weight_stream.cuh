@@ -8,108 +8,102 @@
 
 namespace qspec::cuda {
 
+// One thread: this block's share of a linear's shape.
 template <int n8>
-QSPEC_DEVICE LinearShare share_of(const LinearSpec& spec, int block) {
-  LinearShare s;
+QSPEC_DEVICE void load_shape(const LinearSpec& spec, int block, StreamShape* out) {
+  const DeviceWeight w = spec.weight;
+  StreamShape s;
+  s.mode = spec.mode, s.is_pair = spec.epilogue == Epilogue::kSilu;
   s.part = 0;
   while (block >= spec.part_block[s.part + 1]) ++s.part;
   const int first = spec.part_block[s.part], blocks = spec.part_block[s.part + 1] - first, i = block - first;
   s.item_begin = static_cast<int>(static_cast<int64_t>(spec.num_items) * i / blocks);
   s.item_end = static_cast<int>(static_cast<int64_t>(spec.num_items) * (i + 1) / blocks);
   s.run_begin = spec.part_slice[s.part] * kSliceRuns;
-  const int run_end = spec.part_slice[s.part + 1] * kSliceRuns, runs = num_runs(spec.weight.k_tiles);
+  const int run_end = spec.part_slice[s.part + 1] * kSliceRuns, runs = num_runs(w.k_tiles);
   s.num_runs = (run_end < runs ? run_end : runs) - s.run_begin;
-  const int items = s.item_end - s.item_begin;
-  const bool is_pair = spec.epilogue == Epilogue::kSilu;
-  s.num_units = is_pair || n8 < 3 ? items : (items + 1) / 2;
-  s.unit_jobs = s.num_runs * (is_pair && n8 < 3 ? 2 : 1);
-  s.num_jobs = s.num_units * s.unit_jobs;
-  return s;
+  const int items = s.item_end - s.item_begin, units = s.is_pair || n8 < 3 ? items : (items + 1) / 2;
+  s.unit_jobs = s.num_runs * (s.is_pair && n8 < 3 ? 2 : 1);
+  s.num_jobs = units * s.unit_jobs;
+  const int last_tiles = run_tiles(w.k_tiles, runs - 1), last_parts = (last_tiles + kPieceTiles - 1) / kPieceTiles;
+  const int last_first = (runs - 1) * kRunTiles + (last_parts - 1) * kPieceTiles;  // tile that the last piece begins with
+  s.last_run = run_end >= runs ? runs - 1 - s.run_begin : -1;
+  s.second_tile = s.is_pair ? w.n_tiles / 2 : 1;
+  if (s.mode == GemmMode::kDense) {
+    s.full_parts = kRunTiles, s.last_parts = last_tiles;
+    s.piece_bytes = s.last_piece_bytes = kDenseTileBytes, s.last_low_bytes = 0;
+    s.run_bytes = kRunTiles * kDenseTileBytes, s.tile_bytes = static_cast<uint32_t>(w.k_tiles) * kDenseTileBytes, s.low_tile_bytes = 0;
+  } else {
+    s.full_parts = kRunTiles / kPieceTiles, s.last_parts = last_parts;
+    s.piece_bytes = static_cast<uint32_t>(full_piece_bytes(w.group_size));
+    s.last_low_bytes = static_cast<uint32_t>(piece_tiles(w.k_tiles, last_first)) * kTileBytes;
+    s.last_piece_bytes = s.last_low_bytes + static_cast<uint32_t>(piece_groups(w.k, w.group_size, last_first)) * kScaleBytes;
+    s.run_bytes = s.piece_bytes * (kRunTiles / kPieceTiles);
+    s.tile_bytes = static_cast<uint32_t>(hi_row_tile_bytes(w.k, w.k_tiles, w.group_size)), s.low_tile_bytes = static_cast<uint32_t>(w.k_tiles) * kTileBytes;
+  }
+  *out = s;
 }
 
-// One thread: linear phase `index` of the launch into its place in the window.
-template <int n8>
-QSPEC_DEVICE void load_stream_entry(const StepParams& params, const StepShared& shared, int index) {
-  if (index >= params.num_linears) return;
-  const LinearSpec& spec = params.linears[index].linear;
-  StreamEntry& entry = shared.stream[index % kStreamWindow];
-  entry.weight = spec.weight;
-  entry.share = share_of<n8>(spec, block_index());
-  entry.mode = spec.mode;
-  entry.is_pair = spec.epilogue == Epilogue::kSilu;
+// One thread a linear, after the shapes.
+QSPEC_DEVICE void load_source(const Phase& phase, const StreamShape* shapes, StreamSource* out) {
+  const StreamShape& s = shapes[phase.shape_index];
+  const DeviceWeight& w = phase.linear.weight;
+  out->shape = phase.shape_index;
+  const uint8_t* first = s.mode == GemmMode::kDense ? w.dense : w.hi;
+  out->first = first + static_cast<int64_t>(s.item_begin) * s.tile_bytes + static_cast<int64_t>(s.run_begin) * s.run_bytes;
+  out->low = w.lo + static_cast<int64_t>(s.item_begin) * s.low_tile_bytes + static_cast<int64_t>(s.run_begin) * kRunTiles * kTileBytes;
 }
 
 // Which job of a share comes next for a warp.
 struct JobCursor {
   int job, unit, within;  // within: job of the unit
-  QSPEC_DEVICE void begin(const LinearShare& s, int warp) {
-    job = warp, unit = warp / (s.unit_jobs > 0 ? s.unit_jobs : 1), within = warp - unit * s.unit_jobs;
+  QSPEC_DEVICE void begin(const StreamShape& s, int warp) {
+    job = warp, unit = 0, within = warp;
+    settle(s);
   }
-  QSPEC_DEVICE void advance(const LinearShare& s, int warps) {
+  QSPEC_DEVICE void advance(const StreamShape& s, int warps) {
     job += warps, within += warps;
+    settle(s);
+  }
+  // Jobs of a unit: the runs of its first row-tile, then (n8 < 3) of its second.
+  QSPEC_DEVICE bool is_second(const StreamShape& s) const { return within >= s.num_runs; }
+  QSPEC_DEVICE int run(const StreamShape& s) const { return within >= s.num_runs ? within - s.num_runs : within; }
+
+ private:
+  QSPEC_DEVICE void settle(const StreamShape& s) {
+    if (job >= s.num_jobs) return;
     while (within >= s.unit_jobs) within -= s.unit_jobs, ++unit;
   }
 };
 
-// Row-tiles of a job; tile[1] < 0: there is none.
-struct Job {
-  int run;  // within the share
-  int tile[2];
-};
-template <int n8>
-QSPEC_DEVICE Job job_at(const JobCursor& at, const LinearShare& s, bool is_pair, int n_tiles) {
-  Job j;
-  j.tile[1] = -1;
-  if constexpr (n8 < 3) {
-    const bool is_second = at.within >= s.num_runs;
-    j.run = is_second ? at.within - s.num_runs : at.within;
-    j.tile[0] = s.item_begin + at.unit + (is_second ? n_tiles / 2 : 0);
-  } else {
-    j.run = at.within;
-    j.tile[0] = s.item_begin + (is_pair ? at.unit : 2 * at.unit);
-    j.tile[1] = is_pair ? j.tile[0] + n_tiles / 2 : j.tile[0] + 1;
-    if (!is_pair && j.tile[1] >= s.item_end) j.tile[1] = -1;
-  }
-  return j;
-}
-
-QSPEC_DEVICE int parts_of_run(GemmMode mode, int tiles) { return mode == GemmMode::kDense ? tiles : (tiles + kPieceTiles - 1) / kPieceTiles; }
+// n8 >= 3: does the unit have two row-tiles?
+QSPEC_DEVICE bool has_second_tile(const StreamShape& s, int unit) { return s.is_pair || s.item_begin + 2 * unit + 1 < s.item_end; }
 
 template <int n8>
 struct WeightStream {
-  const StepParams& params;
   const StepShared& shared;
-  int warp, lane;
-  uint8_t* ring;    // this warp's stages
-  uint64_t* full;
-  int entry, known; // next linear phase to ask for, and how many may be looked at
-  int end;          // linear phases of this launch
+  int lane, warp, stages, stage_bytes;
+  uint32_t ring, full;      // this warp's
+  int linear, end;          // to ask for next; of this launch
   JobCursor cursor;
-  int part, plane, which;  // piece within the job: part by part, in each hi then lo, of one or two row-tiles
-  int ask_stage, num_asked;
-  int take_stage;
+  int part, plane, which;   // piece within the job: part by part, in each hi then lo, of one or two row-tiles
+  int ask_stage, num_asked, take_stage;
   uint32_t take_parity;
 
-  QSPEC_DEVICE void begin(int num_linears) {
-    const int stages = params.warp_stages;
-    ring = shared.ring + warp * stages * params.stage_bytes, full = shared.full + warp * stages;
-    entry = -1, known = kStreamWindow, end = num_linears;
+  QSPEC_DEVICE void begin(const StepParams& params, int thread, int num_linears) {
+    lane = thread % kWarp, warp = thread / kWarp, stages = params.warp_stages, stage_bytes = params.stage_bytes;
+    ring = shared.ring + warp * stages * stage_bytes, full = shared.full + warp * stages * 8;
+    end = num_linears, linear = -1;
     part = plane = which = 0;
     ask_stage = num_asked = take_stage = 0, take_parity = 0;
-    next_entry();
+    next_linear();
     top_up();
   }
-  // A linear phase is over, and the window has moved on by one.
-  QSPEC_DEVICE void grow() {
-    ++known;
-    if (cursor.job < 0) next_entry_here();
-    top_up();
-  }
-  // The next piece of the current job; blocks until it is there.
-  QSPEC_DEVICE const uint8_t* take() {
-    while (!barrier_test(full + take_stage, take_parity)) pause();
-    const uint8_t* stage = ring + take_stage * params.stage_bytes;
-    if (++take_stage == params.warp_stages) take_stage = 0, take_parity ^= 1;
+  // The next piece of the current job; waits until it is there.
+  QSPEC_DEVICE uint32_t take() {
+    while (!barrier_test(full + take_stage * 8, take_parity)) pause();
+    const uint32_t stage = ring + take_stage * stage_bytes;
+    if (++take_stage == stages) take_stage = 0, take_parity ^= 1;
     return stage;
   }
   // All lanes are done with the `count` pieces taken last.
@@ -120,66 +114,58 @@ struct WeightStream {
   }
 
  private:
-  QSPEC_DEVICE const StreamEntry& current() const { return shared.stream[entry % kStreamWindow]; }
-  QSPEC_DEVICE void next_entry() {
-    ++entry;
-    next_entry_here();
-  }
-  // The first phase from `entry` on in which this warp has a job; job < 0: none in the window.
-  QSPEC_DEVICE void next_entry_here() {
-    const int limit = known < end ? known : end;
-    for (; entry < limit; ++entry) {
-      cursor.begin(current().share, warp);
-      if (cursor.job < current().share.num_jobs) return;
-    }
-    cursor.job = -1;
-  }
+  QSPEC_DEVICE const StreamShape& shape() const { return shared.shapes[shared.sources[linear].shape]; }
 
+  // The first linear from the next on in which this warp has a job.
+  QSPEC_DEVICE void next_linear() {
+    while (++linear < end) {
+      cursor.begin(shape(), warp);
+      if (cursor.job < shape().num_jobs) return;
+    }
+  }
   QSPEC_DEVICE void top_up() {
-    while (num_asked < params.warp_stages && cursor.job >= 0) ask();
+    while (num_asked < stages && linear < end) ask();
   }
 
   QSPEC_DEVICE void ask() {
-    const StreamEntry& e = current();
-    const DeviceWeight& w = e.weight;
-    const Job job = job_at<n8>(cursor, e.share, e.is_pair, w.n_tiles);
-    const int run = e.share.run_begin + job.run, tile = which == 0 ? job.tile[0] : job.tile[1];
-    const int tiles = run_tiles(w.k_tiles, run), parts = parts_of_run(e.mode, tiles);
-    const uint8_t* from;
-    int bytes;
-    if (e.mode == GemmMode::kDense) {
-      from = w.dense + (static_cast<int64_t>(tile) * w.k_tiles + run * kRunTiles + part) * kDenseTileBytes, bytes = kDenseTileBytes;
-    } else {
-      const int first = run * kRunTiles + part * kPieceTiles, count = piece_tiles(w.k_tiles, first);
-      bytes = count * kTileBytes;
-      if (plane == 0) {
-        from = w.hi + tile * hi_row_tile_bytes(w.k, w.k_tiles, w.group_size) + codes_offset(w.group_size, first);
-        bytes += piece_groups(w.k, w.group_size, first) * kScaleBytes;
-      } else {
-        from = w.lo + (static_cast<int64_t>(tile) * w.k_tiles + first) * kTileBytes;
-      }
-    }
+    const StreamShape& s = shape();
+    const int run = n8 < 3 ? cursor.run(s) : cursor.within;
+    const bool is_last = run == s.last_run;
+    const int parts = is_last ? s.last_parts : s.full_parts;
+    const int tile = n8 < 3 ? cursor.unit + (cursor.is_second(s) ? s.second_tile : 0) : cursor.unit * (s.is_pair ? 1 : 2) + (which ? s.second_tile : 0);
     if (lane == 0) {
-      barrier_expect(full + ask_stage, static_cast<uint32_t>(bytes));
-      bulk_copy(ring + ask_stage * params.stage_bytes, from, static_cast<uint32_t>(bytes), full + ask_stage);
+      const bool is_short = is_last && part == parts - 1;
+      const StreamSource& source = shared.sources[linear];
+      const uint8_t* from;
+      uint32_t bytes;
+      if (plane == 0) {
+        bytes = is_short ? s.last_piece_bytes : s.piece_bytes;
+        from = source.first + static_cast<uint64_t>(static_cast<uint32_t>(tile)) * s.tile_bytes + run * s.run_bytes + part * s.piece_bytes;
+      } else {
+        bytes = is_short ? s.last_low_bytes : kPieceTiles * kTileBytes;
+        from = source.low + static_cast<uint64_t>(static_cast<uint32_t>(tile)) * s.low_tile_bytes + (run * kRunTiles + part * kPieceTiles) * kTileBytes;
+      }
+      barrier_expect(full + ask_stage * 8, bytes);
+      bulk_copy(ring + ask_stage * stage_bytes, from, bytes, full + ask_stage * 8);
     }
     ++num_asked;
-    if (++ask_stage == params.warp_stages) ask_stage = 0;
+    if (++ask_stage == stages) ask_stage = 0;
     // On to the next piece.
-    if (job_tiles<n8>() == 2 && which == 0 && job.tile[1] >= 0) {
-      which = 1;
-      return;
+    if (job_tiles<n8>() == 2) {
+      if (which == 0 && has_second_tile(s, cursor.unit)) {
+        which = 1;
+        return;
+      }
+      which = 0;
     }
-    which = 0;
-    if (e.mode == GemmMode::kHiLo && plane == 0) {
-      plane = 1;
-      return;
+    if (s.mode == GemmMode::kHiLo) {
+      plane ^= 1;
+      if (plane == 1) return;
     }
-    plane = 0;
     if (++part < parts) return;
     part = 0;
-    cursor.advance(e.share, step_warps<n8>());
-    if (cursor.job >= e.share.num_jobs) next_entry();
+    cursor.advance(s, step_warps<n8>());
+    if (cursor.job >= s.num_jobs) next_linear();
   }
 };
 
