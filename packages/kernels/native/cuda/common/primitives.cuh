@@ -200,14 +200,15 @@ QSPEC_DEVICE void named_barrier(int id, int num_threads) {
   emulator::named_barrier(id, num_threads);
 #endif
 }
+// Acquire and release at once; cheaper than __threadfence(), which also orders all fences of all threads.
 QSPEC_DEVICE void fence_block() {
 #if defined(__CUDACC__)
-  __threadfence_block();
+  asm volatile("fence.acq_rel.cta;" ::: "memory");
 #endif
 }
 QSPEC_DEVICE void fence_device() {
 #if defined(__CUDACC__)
-  __threadfence();
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
 #endif
 }
 QSPEC_DEVICE void pause() {
@@ -215,7 +216,7 @@ QSPEC_DEVICE void pause() {
   emulator::spin();
 #endif
 }
-// Shared or global; returns the value before.
+// Global; returns the value before.
 QSPEC_DEVICE int atomic_add(int* address, int value) {
 #if defined(__CUDACC__)
   return atomicAdd(address, value);
@@ -258,9 +259,10 @@ QSPEC_DEVICE void atomic_or(int* address, int value) {
   *address |= value;
 #endif
 }
-QSPEC_DEVICE void add_release(unsigned long long* address, unsigned long long value) {
+// After fence_device(): a thread that sees the new value sees what this one had seen.
+QSPEC_DEVICE void add_relaxed(unsigned long long* address, unsigned long long value) {
 #if defined(__CUDACC__)
-  asm volatile("red.release.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 #else
   *address += value;
   emulator::progress();
@@ -357,6 +359,23 @@ inline void shared_store_4(uint32_t offset, uint32_t v) {
   emulator::progress();
 }
 #endif
+// Returns the value before.
+QSPEC_DEVICE int shared_add(uint32_t offset, int value) {
+#if defined(__CUDACC__)
+  int before;
+  asm volatile("atom.shared.add.s32 %0, [%1], %2;" : "=r"(before) : "r"(shared_address(offset)), "r"(value) : "memory");
+  return before;
+#else
+  emulator::progress();
+  const int before = emulated_shared_load<int>(offset), now = before + value;
+  std::memcpy(shared_memory() + offset, &now, sizeof now);
+  return before;
+#endif
+}
+template <typename T>
+QSPEC_DEVICE T& shared_at(uint32_t offset) {
+  return *reinterpret_cast<T*>(shared_memory() + offset);
+}
 QSPEC_DEVICE float shared_load_float(uint32_t offset) { return float_of_bits(shared_load_4(offset)); }
 QSPEC_DEVICE void shared_store_float(uint32_t offset, float v) { shared_store_4(offset, bits_of_float(v)); }
 

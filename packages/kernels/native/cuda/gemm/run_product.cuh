@@ -150,7 +150,8 @@ QSPEC_DEVICE void short_piece(Accumulator<tiles, n8>& total, const uint32_t (&hi
 // Quantised weights, bfloat16 activations. `hi`: codes of the piece followed by its scales; `lo`: codes (kHiLo).
 template <GemmMode mode, int tiles, int n8>
 QSPEC_DEVICE void quantized_piece(Accumulator<tiles, n8>& total, const uint32_t (&hi)[tiles], const uint32_t (&lo)[tiles], bool is_whole, int num_tiles,
-                                  int num_groups, int half_shift, uint32_t radix2, const PieceInput& input, int lane) {
+                                  int num_groups, int half_shift, int radix, const PieceInput& input, int lane) {
+  const uint32_t radix2 = mode == GemmMode::kHiLo ? pack_bf16(static_cast<float>(radix), static_cast<float>(radix)) : 0;
   if (!is_whole) return short_piece<mode>(total, hi, lo, num_tiles, num_groups, half_shift, radix2, input, lane);
   if (half_shift == 2) return whole_piece<mode, tiles, n8, 2>(total, hi, lo, radix2, input, lane);
   if (half_shift == 1) return whole_piece<mode, tiles, n8, 1>(total, hi, lo, radix2, input, lane);

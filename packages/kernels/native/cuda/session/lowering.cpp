@@ -239,6 +239,7 @@ class Lowerer {
 
   Status check_rows(const RowsNode& rows) const {
     if (rows.hadamard_block > kRunK) return unsupported("`hadamardBlock` to be at most 512");
+    if (rows.width % 4 != 0) return unsupported("row widths to be multiples of 4");
     if (rows.width > kMaxRowRuns * kRunK) return unsupported("rows of at most 32768 columns");
     return {};
   }

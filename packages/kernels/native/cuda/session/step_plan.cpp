@@ -23,6 +23,7 @@ int64_t x_bytes(const BufferSpec& spec, int columns) {
   return tiles * columns * (spec.is_quantized ? 64 : 128);
 }
 int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
+size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>((spec.width + kRunK - 1) / kRunK) * kMaxStepRows * 4; }
 const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<const ResidentDeviceWeight&>(*weight).view(); }
 
 }  // namespace
@@ -34,7 +35,7 @@ size_t StepBuffers::bytes(const LoweredProgram& program) {
   for (size_t i = 0; i < program.program->buffers.size(); ++i) {
     const BufferSpec& spec = program.program->buffers[i];
     if (program.has_float[i]) total += aligned(static_cast<size_t>(spec.width) * kMaxStepRows * 4);
-    if (program.has_x[i]) total += aligned(x_bytes(spec, kMaxStepRows)) + 2 * aligned(scale_bytes(spec, kMaxStepRows)) + aligned(kMaxStepRows * 4);
+    if (program.has_x[i]) total += aligned(x_bytes(spec, kMaxStepRows)) + 2 * aligned(scale_bytes(spec, kMaxStepRows)) + aligned(square_bytes(spec));
   }
   return total + program.num_rope_tables * aligned(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2));
 }
@@ -47,7 +48,7 @@ StepBuffers::StepBuffers(const LoweredProgram& program, uint8_t* base) {
     x_forms_.push_back(nullptr);
     if (!program.has_x[i]) continue;
     x_forms_.back() = take(x_bytes(spec, kMaxStepRows));
-    take(scale_bytes(spec, kMaxStepRows)), take(scale_bytes(spec, kMaxStepRows)), take(kMaxStepRows * 4);
+    take(scale_bytes(spec, kMaxStepRows)), take(scale_bytes(spec, kMaxStepRows)), take(square_bytes(spec));
   }
   for (int i = 0; i < program.num_rope_tables; ++i) tables_.push_back(reinterpret_cast<float2*>(take(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2))));
 }
@@ -59,7 +60,7 @@ XForm StepBuffers::x_form(const LoweredProgram& program, int buffer) const {
   x.data = x_forms_[buffer];
   uint8_t* behind = x.data + aligned(x_bytes(spec, kMaxStepRows));
   const size_t scales = aligned(scale_bytes(spec, kMaxStepRows));
-  x.factors = reinterpret_cast<float*>(behind + 2 * scales);
+  x.squares = reinterpret_cast<float*>(behind + 2 * scales);
   if (!spec.is_quantized) return x;
   x.group_shift = static_cast<uint8_t>(log2_of(spec.group_size)), x.per_token = spec.per_token;
   x.scales = reinterpret_cast<float*>(behind), x.sums = reinterpret_cast<int32_t*>(behind + scales);
@@ -101,7 +102,7 @@ class PhaseBuilder {
     class_ = kRowClasses[row_class];
     blocks_ = blocks_of(class_);
     demand_ = {};
-    if (program_.head_dim != 0) demand_.attention_bytes = attention_tile_bytes(program_.head_dim, class_.n8);
+    if (program_.head_dim != 0) demand_.attention_bytes = attention_tile_bytes(program_.head_dim);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     for (size_t i = 0; i < program_.nodes.size(); ++i) {
       if (is_left_out(i)) continue;
@@ -125,7 +126,7 @@ class PhaseBuilder {
 
  private:
   // With few rows every block computes its linear's input for itself: cheaper than one more barrier.
-  bool is_prologue(const Node& rows) const { return class_.n8 == 1 && rows.may_be_prologue; }
+  bool is_prologue(const Node& rows) const { return class_.max_rows <= kPrologueRows && rows.may_be_prologue; }
   bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && is_prologue(program_.nodes[i]); }
 
   Status fill(const Node& node, Phase* phase) {
@@ -155,7 +156,7 @@ class PhaseBuilder {
   // Only a norm leaves factors behind.
   XForm x_form(const Node& node, int buffer) const {
     XForm x = buffers_.x_form(program_, buffer);
-    if (node.source.source != RowSource::kNorm) x.factors = nullptr;
+    if (node.source.source != RowSource::kNorm) x.squares = nullptr;
     return x;
   }
 
@@ -177,7 +178,7 @@ class PhaseBuilder {
     spec.bias = vectors_.find(node.op->vector);
     phase->x = x_form(node, node.x_buffer);
     spec.has_prologue = node.made_by >= 0 && is_prologue(program_.nodes[node.made_by]);
-    if (spec.has_prologue) fill_source(node.source, &phase->source);
+    if (node.made_by >= 0) fill_source(node.source, &phase->source);
     if (node.output >= 0) spec.output = buffers_.values(node.output), spec.output_stride = program_.program->buffers[node.output].width;
     if (node.out_x >= 0) spec.out_x = buffers_.x_form(program_, node.out_x).data;
     spec.output_column = node.output_column;
@@ -206,8 +207,7 @@ class PhaseBuilder {
     demand_.x_bytes = std::max<int>(demand_.x_bytes, static_cast<int>(longest * slice_bytes));
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
     demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu && class_.n8 < 3 ? 2 : 1));
-    if (node.mode != GemmMode::kDense) demand_.stage_bytes = std::max(demand_.stage_bytes, full_piece_bytes(spec->weight.group_size));
-    demand_.min_stages = std::max(demand_.min_stages, (class_.n8 >= 3 ? 2 : 1) * (node.mode == GemmMode::kHiLo ? 2 : 1));
+    demand_.stage_bytes = std::max(demand_.stage_bytes, stage_bytes(node.mode, spec->weight.group_size, class_.n8));
     if (parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, static_cast<int64_t>(slices) * class_.max_rows * spec->weight.n_tiles * kTileN);
       plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
@@ -292,7 +292,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
   params->warp_stages = c.config.warp_stages, params->stage_bytes = c.config.stage_bytes;
-  params->region_bytes = c.config.region_bytes, params->x_bytes = c.config.x_bytes, params->slab_jobs = c.config.slab_jobs;
+  params->region_at = c.config.region_at, params->ring_at = c.config.ring_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs;
 }
 
 }  // namespace qspec::cuda

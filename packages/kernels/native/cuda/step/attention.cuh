@@ -9,7 +9,7 @@
 // the other is used. int8 codes are expanded to bfloat16 with their scale on the way. What this launch adds to the cache is written to the
 // tiles directly, so nothing that is copied depends on the phase before: the first split is fetched before the grid's barrier.
 //
-// In shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  per-warp scratch;  slots;  small arrays.
+// In shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  slots;  small arrays.
 #pragma once
 #include "step/row_math.cuh"
 #include "step/step_shared.cuh"
@@ -24,11 +24,10 @@ constexpr float kLog2E = 1.4426950408889634f;
 QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
 
 struct AttentionShared {
-  uint32_t k, v;        // tiles [128][row_bytes] bf16; the same place for an int8 cache
+  uint32_t k, v;         // tiles [128][row_bytes] bf16; the same place for an int8 cache
   uint32_t raw_k, raw_v; // [128][head_dim] codes (int8-nested: high nibbles, then low ones)
   uint32_t q;            // [16][row_bytes] bf16
   uint32_t p;            // [16][128] bf16
-  uint32_t scratch;      // float [warps][kMaxHeadDim]
   uint32_t largest;      // float [16][16] by column and warp
   uint32_t slots;        // int32 [2][128]
   uint32_t k_scale, v_scale;  // float [2][128]
@@ -37,12 +36,12 @@ struct AttentionShared {
 };
 
 QSPEC_HOST_DEVICE constexpr int attention_row_bytes(int head_dim) { return head_dim <= 64 ? 128 : 256; }
-QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim, int warps) {
-  return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 + warps * kMaxHeadDim * 4 +
+QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim) {
+  return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 +
          16 * 16 * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
 }
 
-QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes, int warps) {
+QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes) {
   AttentionShared s;
   s.row_bytes = attention_row_bytes(head_dim);
   uint32_t p = base;
@@ -51,7 +50,6 @@ QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool h
   p += 2 * kSplitPositions * s.row_bytes;
   s.q = p, p += kQueryColumns * s.row_bytes;
   s.p = p, p += kQueryColumns * kSplitPositions * 2;
-  s.scratch = p, p += warps * kMaxHeadDim * 4;
   s.largest = p, p += 16 * 16 * 4;
   s.slots = p, p += 2 * kSplitPositions * 4;
   s.k_scale = p, p += 2 * kSplitPositions * 4;
@@ -62,31 +60,31 @@ QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool h
 
 // ---- Rotation of heads, and the cache ----------------------------------------------------------------------------------------------
 
-// One head of one row, normed and rotated, into `out` [head_dim] (a warp's scratch). `norm`: weights or nullptr. The whole warp; not inlined,
-// as it serves both Q and the cache.
-QSPEC_DEVICE_CALL void rotate_head(const AttentionSpec* attention, const float* head, int row, const float* norm, bool has_rope, uint32_t out) {
-  const AttentionSpec& spec = *attention;
-  const int lane = lane_index(), dim = spec.head_dim, half = dim / 2;
-  float factor = 1;
+// A lane's share of one head: elements 2·lane and 2·lane + 1 of either half, if there are so many.
+struct HeadValues {
+  float2 low, high;
+};
+QSPEC_DEVICE bool has_head_values(int head_dim) { return 4 * lane_index() < head_dim; }
+
+// Head `head` (of q, k and v in this order) of a row, normed and rotated. `norm`: weights or nullptr.
+QSPEC_DEVICE HeadValues load_head(const AttentionSpec& spec, int row, int head, const float* norm, bool has_rope) {
+  const int lane = lane_index(), half = spec.head_dim / 2;
+  const float* values = spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim + 2 * lane;
+  HeadValues v{{0, 0}, {0, 0}};
+  float4 turn{1, 0, 1, 0};
+  if (has_head_values(spec.head_dim)) {
+    v = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
+    if (has_rope) turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
+  }
   if (norm) {
-    float squares = 0;
-    for (int i = lane; i < dim; i += kWarp) {
-      const float x = load_l2(head + i);
-      squares = fmaf(x, x, squares);
-    }
-    factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(dim) + spec.eps);
-  }
-  for (int i = lane; i < half; i += kWarp) {
-    float a = load_l2(head + i), b = load_l2(head + half + i);
-    if (norm) a = a * factor * load_constant(norm + i), b = b * factor * load_constant(norm + half + i);
-    if (has_rope) {
-      const float2 turn = load_l2(spec.rope + static_cast<int64_t>(row) * half + i);
-      shared_store_float(out + i * 4, a * turn.x - b * turn.y), shared_store_float(out + (half + i) * 4, b * turn.x + a * turn.y);
-    } else {
-      shared_store_float(out + i * 4, a), shared_store_float(out + (half + i) * 4, b);
+    const float squares = fmaf(v.high.y, v.high.y, fmaf(v.high.x, v.high.x, fmaf(v.low.y, v.low.y, v.low.x * v.low.x)));
+    const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(spec.head_dim) + spec.eps);
+    if (has_head_values(spec.head_dim)) {
+      const float2 low = load_constant(reinterpret_cast<const float2*>(norm) + lane), high = load_constant(reinterpret_cast<const float2*>(norm + half) + lane);
+      v = {{v.low.x * factor * low.x, v.low.y * factor * low.y}, {v.high.x * factor * high.x, v.high.y * factor * high.y}};
     }
   }
-  sync_warp();
+  return {{v.low.x * turn.x - v.high.x * turn.y, v.low.y * turn.z - v.high.y * turn.w}, {v.high.x * turn.x + v.low.x * turn.y, v.high.y * turn.z + v.low.y * turn.w}};
 }
 
 // code + 128 = 16 · high + low.
@@ -108,58 +106,58 @@ struct TilePlace {
   uint32_t scale;
 };
 
-// A head's values (a warp's scratch) into slot `slot` of the K (`is_v`: V) cache, and to `place`.
-QSPEC_DEVICE void write_cache(const AttentionSpec& spec, bool is_v, int64_t slot, int kv_head, uint32_t values, const TilePlace& place) {
+// Two neighbouring elements of a head in bfloat16: into a swizzled tile row.
+QSPEC_DEVICE void store_pair(uint32_t row, int swizzle_row, int element, uint32_t pair) {
+  shared_store_4(row + swizzled(swizzle_row, element / 8) * 16 + element % 8 * 2, pair);
+}
+
+// K (`is_v`: V) head of `row` from qkv into slot `slot` of the cache, and to `place`. A warp.
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot, int kv_head, bool is_v, const TilePlace& place) {
   const int lane = lane_index(), dim = spec.head_dim;
+  const HeadValues v = load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, is_v ? nullptr : spec.k_norm, !is_v);
   const int64_t vector = slot * spec.num_kv_heads + kv_head;
   uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
-  const auto value = [values](int i) { return shared_load_float(values + i * 4); };
   if (spec.cache.format == KvFormat::kBf16) {
-    for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
-      const uint32_t pair = pack_bf16(value(i), value(i + 1));
-      *reinterpret_cast<uint32_t*>(data + (vector * dim + i) * 2) = pair;
-      if (place.is_there) shared_store_4(place.row + swizzled(place.swizzle_row, i / 8) * 16 + i % 8 * 2, pair);
+    if (!has_head_values(dim)) return;
+    QSPEC_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int element = 2 * lane + h * dim / 2;
+      const uint32_t pair = h == 0 ? pack_bf16(v.low.x, v.low.y) : pack_bf16(v.high.x, v.high.y);
+      *reinterpret_cast<uint32_t*>(data + (vector * dim + element) * 2) = pair;
+      if (place.is_there) store_pair(place.row, place.swizzle_row, element, pair);
     }
     return;
   }
-  float largest = 0;
-  for (int i = lane; i < dim; i += kWarp) largest = max_or_nan(largest, magnitude(value(i)));
-  largest = lanes_max(largest, 5);
+  const float largest = lanes_max(max_or_nan(max_or_nan(magnitude(v.low.x), magnitude(v.low.y)), max_or_nan(magnitude(v.high.x), magnitude(v.high.y))), 5);
   const float scale = largest / 127.0f;
   if (lane == 0) {
     (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
     if (place.is_there) shared_store_float(place.scale, scale);
   }
+  if (!has_head_values(dim)) return;
   uint8_t* low = is_v ? spec.cache.v_low : spec.cache.k_low;
-  for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
-    const int a = quantized_code(value(i), scale), b = quantized_code(value(i + 1), scale);
+  QSPEC_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int element = 2 * lane + h * dim / 2;
+    const int a = quantized_code(h == 0 ? v.low.x : v.high.x, scale), b = quantized_code(h == 0 ? v.low.y : v.high.y, scale);
     if (spec.cache.format == KvFormat::kInt8) {
       const auto pair = static_cast<uint16_t>((a & 255) | (b & 255) << 8);
-      *reinterpret_cast<uint16_t*>(data + vector * dim + i) = pair;
-      if (place.is_there) shared_store_2(place.row + i, pair);
+      *reinterpret_cast<uint16_t*>(data + vector * dim + element) = pair;
+      if (place.is_there) shared_store_2(place.row + element, pair);
     } else {
       const CodePair pair = split_codes(a, b);
-      data[vector * dim / 2 + i / 2] = pair.high, low[vector * dim / 2 + i / 2] = pair.low;
-      if (place.is_there) shared_store_1(place.row + i / 2, pair.high), shared_store_1(place.low + i / 2, pair.low);
+      data[(vector * dim + element) / 2] = pair.high, low[(vector * dim + element) / 2] = pair.low;
+      if (place.is_there) shared_store_1(place.row + element / 2, pair.high), shared_store_1(place.low + element / 2, pair.low);
     }
   }
 }
 
-// K (`is_v`: V) head of `row` from qkv into the row's own slot. A warp.
-QSPEC_DEVICE_CALL void store_kv_head(const AttentionSpec* spec, int row, int64_t slot, int kv_head, bool is_v, uint32_t scratch, TilePlace place) {
-  const float* qkv = spec->qkv + static_cast<int64_t>(row) * (spec->num_heads + 2 * spec->num_kv_heads) * spec->head_dim;
-  const int head = spec->num_heads + (is_v ? spec->num_kv_heads : 0) + kv_head;
-  rotate_head(spec, qkv + head * spec->head_dim, row, is_v ? nullptr : spec->k_norm, !is_v, scratch);
-  write_cache(*spec, is_v, slot, kv_head, scratch, place);
-  sync_warp();
-}
-
 // Tree batches: everybody's K and V before anybody attends, since rows read each other's slots.
-QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec* spec, const StepBatch* batch, uint32_t scratch, int num_warps) {
-  const int warp = thread_index() / kWarp, tasks = batch->rows * spec->num_kv_heads * 2;
+QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, int num_warps) {
+  const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
   for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
-    const int row = i / (2 * spec->num_kv_heads);
-    store_kv_head(spec, row, load_constant(batch->slots + row), i / 2 % spec->num_kv_heads, i & 1, scratch + warp * kMaxHeadDim * 4, {});
+    const int row = i / (2 * spec.num_kv_heads);
+    store_kv_head(spec, row, load_constant(batch.slots + row), i / 2 % spec.num_kv_heads, i & 1, {});
   }
 }
 
@@ -176,19 +174,13 @@ QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
 QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
 
 template <int warps>
-struct AttentionPhase;
-template <int warps>
-QSPEC_DEVICE_CALL void fold_columns(AttentionPhase<warps> phase, AttentionFold f, int kv_head, int begin, int end, bool of_segments, bool to_segment);
-
-template <int warps>
 struct AttentionPhase {
   const StepParams& params;
   const AttentionSpec& spec;
   const StepBatch& batch;
-  const RowBlocks& blocks;
-  AttentionShared s;
   const AttentionStart& start;
-  int* flag;
+  RowBlocks blocks;
+  AttentionShared s;
   int index;  // of the phase
   int thread, warp, lane, group, dim;
   bool has_codes;
@@ -206,7 +198,7 @@ struct AttentionPhase {
   };
 
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
-  QSPEC_DEVICE AttentionItem item_at(int item) const { return load_item(batch, item / spec.num_kv_heads); }
+  QSPEC_DEVICE AttentionItem item_at(int item) const { return load_struct(batch.items + item / spec.num_kv_heads); }
   QSPEC_DEVICE void sync() const { named_barrier(kBlockBarrier, kThreads); }
 
   QSPEC_DEVICE uint32_t slot_at(int buffer, int position) const { return s.slots + (buffer * kSplitPositions + position) * 4; }
@@ -300,7 +292,7 @@ struct AttentionPhase {
   // What a split needs of this launch's own rows: at an item's first one, Q of its columns, normed and rotated, and which positions each sees;
   // and K and V of the rows whose positions lie in the split, into the cache and the tiles. One task a warp.
   QSPEC_DEVICE void prepare(const AttentionItem& item, const Work& work, int buffer, bool is_first) const {
-    const int kv_head = work.item % spec.num_kv_heads, qkv_stride = (spec.num_heads + 2 * spec.num_kv_heads) * dim;
+    const int kv_head = work.item % spec.num_kv_heads;
     const int num_queries = is_first ? item.num_rows * group : 0;
     int first_row = 0, num_rows = 0;  // whose K and V
     if (!batch.has_tree) {
@@ -309,22 +301,17 @@ struct AttentionPhase {
       const uint32_t mask = ballot(is_here);
       first_row = item.sequence_begin + lowest_bit(mask), num_rows = num_bits(mask);
     }
-    const uint32_t scratch = s.scratch + warp * kMaxHeadDim * 4;
     QSPEC_NO_UNROLL
     for (int task = warp; task < num_queries + 2 * num_rows; task += warps) {
       if (task < num_queries) {
-        const int row = item.row_begin + task / group, head = kv_head * group + task % group;
-        rotate_head(&spec, spec.qkv + static_cast<int64_t>(row) * qkv_stride + head * dim, row, spec.q_norm, true, scratch);
-        const uint32_t q = s.q + task * s.row_bytes;
-        for (int i = 2 * lane; i < dim; i += 2 * kWarp) {
-          const uint2 two = shared_load_8(scratch + i * 4);
-          shared_store_4(q + swizzled(task, i / 8) * 16 + i % 8 * 2, pack_bf16(float_of_bits(two.x), float_of_bits(two.y)));
-        }
-        sync_warp();
+        const HeadValues q = load_head(spec, item.row_begin + task / group, kv_head * group + task % group, spec.q_norm, true);
+        if (!has_head_values(dim)) continue;
+        store_pair(s.q + task * s.row_bytes, task, 2 * lane, pack_bf16(q.low.x, q.low.y));
+        store_pair(s.q + task * s.row_bytes, task, 2 * lane + dim / 2, pack_bf16(q.high.x, q.high.y));
       } else {
         const int t = task - num_queries, row = first_row + t / 2;
         const bool is_v = t & 1;
-        store_kv_head(&spec, row, start.slots_of_rows[row], kv_head, is_v, scratch, tile_place(is_v, start.positions[row], buffer));
+        store_kv_head(spec, row, start.slots_of_rows[row], kv_head, is_v, tile_place(is_v, start.positions[row], buffer));
       }
     }
     if (is_first && thread < kQueryColumns) {
@@ -488,12 +475,12 @@ struct AttentionPhase {
     if (thread == 0) {
       fence_device();  // after the barrier: covers what the whole block stored
       const int before = atomic_add(counter, 1);
-      *flag = before == expected - 1;
       if (before == expected - 1) *counter = 0;
       fence_device();
+      shared_store_4(kFlagAt, before == expected - 1);
     }
     sync();
-    return *flag != 0;
+    return shared_load_4(kFlagAt) != 0;
   }
 
   QSPEC_DEVICE void store_attended(int row, int head, int e, float2 value, float weight) const {
@@ -544,18 +531,34 @@ struct AttentionPhase {
     }
   }
 
+  // An item that is all there is to its columns.
+  QSPEC_DEVICE void finish_alone(const State& state, const AttentionItem& item, int kv_head) const {
+    const int g = lane / 4, t = lane % 4;
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int column = g + 8 * i;
+      if (column >= item.num_rows * group) continue;
+      const int row = item.row_begin + column / group, head = kv_head * group + column % group;
+      QSPEC_UNROLL
+      for (int d = 0; d < kDimTiles; ++d) {
+        const int at = (warp + d * warps) * 8 + 2 * t;
+        if (at < dim) store_attended(row, head, at, float2{state.output[d][2 * i], state.output[d][2 * i + 1]}, state.weight[i]);
+      }
+    }
+  }
+
   // The item's results are in the workspace: fold what is complete.
-  QSPEC_DEVICE void finish_item(const AttentionItem& item, int kv_head, bool is_segment) const {
-    const AttentionFold f = batch.folds[item.fold];
+  QSPEC_DEVICE void finish_item(const AttentionItem& item, const AttentionFold& f, int kv_head, bool is_segment) const {
     int32_t* counters = params.workspace.fold_counters;
-    const bool is_alone = f.num_segments == 1;
     if (!is_last(counters + item.fold * spec.num_kv_heads + kv_head, f.num_items)) return;
-    if (!is_segment || is_alone) {
-      fold_columns<warps>(*this, f, kv_head, is_segment ? f.segment : f.split_begin, is_segment ? f.segment + 1 : f.split_end, is_segment, !is_alone);
+    // Splits into their segment, then segments; each at once into the attended values when there is just one segment.
+    QSPEC_NO_UNROLL
+    for (int step = is_segment ? 1 : 0; step < 2; ++step) {
+      const bool is_alone = f.num_segments == 1;
+      if (step == 1 && !is_alone && !is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
+      fold_results(f, kv_head, step == 0 ? f.split_begin : 0, step == 0 ? f.split_end : f.num_segments, step == 1, step == 0 && !is_alone);
       if (is_alone) return;
     }
-    if (!is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
-    fold_columns<warps>(*this, f, kv_head, 0, f.num_segments, true, false);
   }
 
   // ---- The phase ----
@@ -626,8 +629,14 @@ struct AttentionPhase {
       start_copy(next, true, buffer ^ 1, has_next);
       if (is_end) {
         const bool is_segment = item.split_end - item.split_begin > 1;
-        store_state(state, item, kv_head, is_segment);
-        finish_item(item, kv_head, is_segment);
+        const AttentionFold fold = now.item == block_index() ? start.fold : load_struct(batch.folds + item.fold);
+        if (fold.num_items == 1 && fold.num_segments == 1) {
+          finish_alone(state, item, kv_head);
+        } else {
+          store_state(state, item, kv_head, is_segment);
+          if (turn == 0) stamp_clock(params, index, 4);
+          finish_item(item, fold, kv_head, is_segment);
+        }
       }
       if (has_next && next.item != now.item) item = item_at(next.item);
       now = next, has_work = has_next;
@@ -636,21 +645,14 @@ struct AttentionPhase {
   }
 };
 
-// Not inlined: rare beside the splits.
 template <int warps>
-QSPEC_DEVICE_CALL void fold_columns(AttentionPhase<warps> phase, AttentionFold f, int kv_head, int begin, int end, bool of_segments, bool to_segment) {
-  phase.fold_results(f, kv_head, begin, end, of_segments, to_segment);
-}
-
-template <int warps>
-QSPEC_DEVICE AttentionPhase<warps> attention_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch,
-                                                   const RowBlocks& blocks, int index) {
+QSPEC_DEVICE AttentionPhase<warps> attention_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
   const AttentionSpec& spec = phase.attention;
   const bool has_codes = spec.cache.format != KvFormat::kBf16;
   const int thread = thread_index();
-  return {params,        spec,         batch,          blocks,         carve_attention(shared.region, spec.head_dim, has_codes, warps),
-          *shared.start, shared.flag, index, thread,         thread / kWarp, thread % kWarp,
-          spec.num_heads / spec.num_kv_heads, spec.head_dim, has_codes};
+  return {params, spec,   step_batch(),   attention_start(), blocks,
+          carve_attention(params.region_at, spec.head_dim, has_codes),
+          index,  thread, thread / kWarp, thread % kWarp,    spec.num_heads / spec.num_kv_heads, spec.head_dim, has_codes};
 }
 
 }  // namespace qspec::cuda

@@ -13,13 +13,13 @@ namespace qspec::cuda {
 struct ShareInput {
   uint32_t x, scales, sums;
 };
-QSPEC_DEVICE ShareInput share_input(const StreamShape& s, int group_size, const StepShared& shared, const RowBlocks& blocks) {
-  if (!is_integer(s.mode)) return {shared.region, 0, 0};
-  const uint32_t scales = shared.region + s.num_runs * kRunTiles * code_tile_bytes(blocks);
-  return {shared.region, scales, scales + s.num_runs * (kRunK / group_size) * blocks.columns() * 4};
+QSPEC_DEVICE ShareInput share_input(const StreamShape& s, int group_size, uint32_t region, RowBlocks blocks) {
+  if (!is_integer(s.mode)) return {region, 0, 0};
+  const uint32_t scales = region + s.num_runs * kRunTiles * code_tile_bytes(blocks);
+  return {region, scales, scales + s.num_runs * (kRunK / group_size) * blocks.columns() * 4};
 }
 template <GemmMode mode>
-QSPEC_DEVICE PieceInput piece_input(const ShareInput& share, int half_shift, const RowBlocks& blocks, int first_tile) {
+QSPEC_DEVICE PieceInput piece_input(const ShareInput& share, int half_shift, RowBlocks blocks, int first_tile) {
   if constexpr (!is_integer(mode)) return {share.x + first_tile * x_tile_bytes(blocks), 0, 0, blocks};
   const int group = (2 * first_tile >> half_shift) * blocks.columns() * 4;
   return {share.x + first_tile * code_tile_bytes(blocks), share.scales + group, share.sums + group, blocks};
@@ -41,7 +41,7 @@ QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, floa
   else *p = value;
 }
 // silu(gate) · up of element `k` of the product: float rows, or bf16 x-form.
-QSPEC_DEVICE void store_silu(const LinearSpec& spec, const RowBlocks& blocks, int k, int row, float factor, float gate, float up) {
+QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, int row, float factor, float gate, float up) {
   const int width = spec.weight.n / 2;
   if (k >= width) return;
   const float value = silu(finished(spec, k, factor, gate)) * finished(spec, width + k, factor, up);
@@ -56,9 +56,16 @@ QSPEC_DEVICE void store_silu(const LinearSpec& spec, const RowBlocks& blocks, in
 QSPEC_HOST_DEVICE constexpr int slab_bytes(int tiles, int columns) { return tiles * columns * kTileN * 4; }
 QSPEC_DEVICE int slab_place(int column, int out) { return (column * kTileN + (out ^ (column << 2 & 8))) * 4; }
 
-// The sums of finished units, by one warp. Not inlined: every kind of product ends here.
+// 1 / rms of a row of the linear's input, 1 where it has no norm.
+QSPEC_DEVICE float factor_of_row(const Phase& phase, int row) {
+  if (phase.linear.has_prologue) return row_factor(phase.source, kSquaresAt + row * num_row_runs(phase.source) * 4);
+  return shared_load_float(kFactorsAt + row * 4);
+}
+
+// The sums of finished units, by one warp.
 template <int n8>
 struct UnitSums {
+  const Phase& phase;
   const LinearSpec& spec;
   const StreamShape& s;
   const StepWorkspace& workspace;
@@ -143,7 +150,7 @@ struct UnitSums {
   }
 
   // The unit of the row-tiles `tile` (a second one, or -1), whose first job is in slab `first`.
-  QSPEC_DEVICE void finish(int first, int tile, int second, float row_factor) const {
+  QSPEC_DEVICE void finish(int first, int tile, int second) const {
     const bool is_pair = s.is_pair;
     const int count = second >= 0 ? 2 : 1, total = rows * kTileN;
     int complete = 3;  // bit j: tile j may be finished here
@@ -161,8 +168,8 @@ struct UnitSums {
       QSPEC_UNROLL
       for (int b = 0; b < kBatch; ++b) {
         const int i = begin + b * kWarp, row = i / kTileN, out = i % kTileN;
-        const float factor = shuffle_from(row_factor, row & (kWarp - 1));
         if (i >= total) continue;
+        const float factor = factor_of_row(phase, row);
         if (is_pair) {
           store_silu(spec, blocks, tile * kTileN + out, row, factor, sums[b], more[b]);
         } else {
@@ -174,18 +181,12 @@ struct UnitSums {
   }
 };
 
-template <int n8>
-QSPEC_DEVICE_CALL void finish_unit(const LinearSpec* spec, const StreamShape* s, const StepWorkspace* workspace, RowBlocks blocks, uint32_t slabs, int slab_jobs,
-                                   int rows, int first, int tile, int second, float row_factor) {
-  UnitSums<n8>{*spec, *s, *workspace, blocks, slabs, slab_jobs, rows}.finish(first, tile, second, row_factor);
-}
-
 // ---- Jobs ------------------------------------------------------------------------------------------------------------------------------------
 
 template <int n8>
 struct LinearPhase {
   const StepParams& params;
-  const StepShared& shared;
+  const Phase& phase;
   const LinearSpec& spec;
   const StreamShape& s;
   RowBlocks blocks;
@@ -211,79 +212,89 @@ struct LinearPhase {
         }
   }
 
-  // A job's product, piece by piece.
+  // A job's product, part by part.
   template <GemmMode mode>
-  QSPEC_DEVICE void multiply(WeightStream<n8>& stream, int run, bool has_second, uint32_t radix2, Accumulator<kTiles, n8>& total) const {
+  QSPEC_DEVICE void multiply(WeightStream<n8>& stream, int run, bool has_second, Accumulator<kTiles, n8>& total) const {
+    constexpr int kPart = part_tiles(mode);
     const int lane = lane_index(), half_shift = spec.half_shift;
-    const bool is_last = run == s.last_run;
-    const int parts = is_last ? s.last_parts : s.full_parts;
-    total.clear();
+    const uint32_t part_bytes = s.part_bytes, tile_bytes = has_second ? part_bytes + low_part_bytes(mode) : 0;  // a missing row-tile's sums are never stored
+    const int end = s.tiles - run * kRunTiles < kRunTiles ? s.tiles : (run + 1) * kRunTiles;
     QSPEC_NO_UNROLL
-    for (int part = 0; part < parts; ++part) {
-      uint32_t hi[kTiles], lo[kTiles];
-      hi[0] = stream.take(), lo[0] = 0;
-      if constexpr (kTiles == 2) hi[kTiles - 1] = has_second ? stream.take() : hi[0], lo[kTiles - 1] = 0;  // a missing one's sums are never stored
-      if constexpr (mode == GemmMode::kDense) {
-        dense_tile<kTiles, n8>(total, hi, piece_input<mode>(input, 0, blocks, run * kRunTiles + part), lane);
-      } else {
-        if constexpr (mode == GemmMode::kHiLo) {
-          lo[0] = stream.take();
-          if constexpr (kTiles == 2) lo[kTiles - 1] = has_second ? stream.take() : lo[0];
+    for (int first = run * kRunTiles; first < end; first += kPart) {
+      const uint32_t stage = stream.take();
+      QSPEC_NO_UNROLL
+      for (int tile = 0; tile < kPart && first + tile < end; tile += mode == GemmMode::kDense ? 1 : kPieceTiles) {
+        uint32_t hi[kTiles], lo[kTiles];
+        QSPEC_UNROLL
+        for (int j = 0; j < kTiles; ++j) hi[j] = stage + j * tile_bytes, lo[j] = hi[j] + part_bytes;
+        if constexpr (mode == GemmMode::kDense) {
+          QSPEC_UNROLL
+          for (int j = 0; j < kTiles; ++j) hi[j] += tile * kDenseTileBytes;
+          dense_tile<kTiles, n8>(total, hi, piece_input<mode>(input, 0, blocks, first + tile), lane);
+        } else {
+          if constexpr (kPart > kPieceTiles) {
+            QSPEC_UNROLL
+            for (int j = 0; j < kTiles; ++j) hi[j] += tile == 0 ? 0 : part_bytes / (kPart / kPieceTiles);
+          }
+          const int at = first + tile, rest = s.k - at * kTileK, count = end - at < kPieceTiles ? end - at : kPieceTiles;
+          const bool is_whole = rest >= kPieceK;
+          const int groups = is_whole ? 8 >> half_shift : (rest + (32 << half_shift) - 1) / (32 << half_shift);
+          const PieceInput x = piece_input<mode>(input, half_shift, blocks, at);
+          if constexpr (mode == GemmMode::kHiInt) integer_piece<kTiles, n8>(total, hi, count, groups, half_shift, x, lane);
+          else quantized_piece<mode, kTiles, n8>(total, hi, lo, is_whole, count, groups, half_shift, spec.weight.radix, x, lane);
         }
-        const int first = run * kRunTiles + part * kPieceTiles;
-        const bool is_short = is_last && part == parts - 1 && s.last_piece_bytes != s.piece_bytes;
-        const int count = is_short ? static_cast<int>(s.last_low_bytes / kTileBytes) : kPieceTiles;
-        const int groups = is_short ? static_cast<int>((s.last_piece_bytes - s.last_low_bytes) / kScaleBytes) : 8 >> half_shift;
-        const PieceInput x = piece_input<mode>(input, half_shift, blocks, first);
-        if constexpr (mode == GemmMode::kHiInt) integer_piece<kTiles, n8>(total, hi, count, groups, half_shift, x, lane);
-        else quantized_piece<mode, kTiles, n8>(total, hi, lo, !is_short, count, groups, half_shift, radix2, x, lane);
       }
-      stream.give_back((has_second ? 2 : 1) * (mode == GemmMode::kHiLo ? 2 : 1));
+      stream.give_back();
     }
   }
 
-  template <GemmMode mode>
-  QSPEC_DEVICE void run_jobs(WeightStream<n8>& stream, int warp, float row_factor) const {
-    const float radix = static_cast<float>(spec.weight.radix);
-    const uint32_t radix2 = pack_bf16(radix, radix), bytes = slab_bytes(kTiles, blocks.columns());
+  QSPEC_DEVICE void run_jobs(WeightStream<n8>& stream) const {
+    const uint32_t bytes = slab_bytes(kTiles, blocks.columns());
     const int slab_jobs = params.slab_jobs;
     JobCursor at;
-    int slab = warp;  // job modulo slab_jobs
-    for (at.begin(s, warp); at.job < s.num_jobs; at.advance(s, kWarps)) {
+    int slab = stream.warp;  // job modulo slab_jobs
+    QSPEC_NO_UNROLL
+    for (at.begin(s, stream.warp); at.job < s.num_jobs; at.advance(s, kWarps)) {
       const bool has_second = kTiles == 2 && has_second_tile(s, at.unit);
+      const int run = n8 < 3 ? at.run(s) : at.within;
       Accumulator<kTiles, n8> total;
-      multiply<mode>(stream, n8 < 3 ? at.run(s) : at.within, has_second, radix2, total);
+      total.clear();
+      switch (s.mode) {
+        case GemmMode::kDense: multiply<GemmMode::kDense>(stream, run, has_second, total); break;
+        case GemmMode::kHi: multiply<GemmMode::kHi>(stream, run, has_second, total); break;
+        case GemmMode::kHiLo: multiply<GemmMode::kHiLo>(stream, run, has_second, total); break;
+        case GemmMode::kHiInt: multiply<GemmMode::kHiInt>(stream, run, has_second, total); break;
+      }
       if (at.job >= slab_jobs) {  // the slab's last unit must have been stored
         const int unit = (at.job - slab_jobs) / s.unit_jobs;
-        while (shared_load_4(shared.reduced + unit % kUnitCounters * 4) != stamp(unit)) pause();
+        while (shared_load_4(kReducedAt + unit % kUnitCounters * 4) != stamp(unit)) pause();
       }
       while (slab >= slab_jobs) slab -= slab_jobs;
       write_slab(slabs + slab * bytes, total);
       sync_warp();
       int before = 0;
-      int* counter = shared.units + at.unit % kUnitCounters;
       if (lane_index() == 0) {
         fence_block();
-        before = atomic_add(counter, 1);
+        before = shared_add(kUnitsAt + at.unit % kUnitCounters * 4, 1);
       }
-      if (shuffle_from(before, 0) == s.unit_jobs - 1) finish(at, slab, row_factor);
+      if (shuffle_from(before, 0) == s.unit_jobs - 1) finish(at, slab);
       slab += kWarps;
     }
   }
 
   // The unit of the job at `at` is complete; its own slab is `slab`.
-  QSPEC_DEVICE void finish(const JobCursor& at, int slab, float row_factor) const {
+  QSPEC_DEVICE void finish(const JobCursor& at, int slab) const {
     fence_block();
     int first = slab - at.within;
     while (first < 0) first += params.slab_jobs;
     const int tile = s.item_begin + (s.is_pair || n8 < 3 ? at.unit : 2 * at.unit);
     const bool has_two = s.is_pair || (n8 >= 3 && has_second_tile(s, at.unit));
-    finish_unit<n8>(&spec, &s, &params.workspace, blocks, slabs, params.slab_jobs, rows, first, tile, has_two ? tile + s.second_tile : -1, row_factor);
+    UnitSums<n8>{phase, spec, s, params.workspace, blocks, slabs, params.slab_jobs, rows}.finish(first, tile, has_two ? tile + s.second_tile : -1);
     sync_warp();
     if (lane_index() == 0) {
-      shared.units[at.unit % kUnitCounters] = 0;
+      shared_store_4(kUnitsAt + at.unit % kUnitCounters * 4, 0);
       fence_block();
-      shared_store_4(shared.reduced + at.unit % kUnitCounters * 4, stamp(at.unit));
+      shared_store_4(kReducedAt + at.unit % kUnitCounters * 4, stamp(at.unit));
     }
   }
 };
@@ -291,65 +302,59 @@ struct LinearPhase {
 // ---- The phase ---------------------------------------------------------------------------------------------------------------------------------
 
 // Copies this share's activations to shared memory.
-QSPEC_DEVICE void copy_input(const XForm& x, const LinearSpec& spec, const StreamShape& s, const ShareInput& to, const RowBlocks& blocks, int thread,
-                             int num_threads) {
-  const int first = s.run_begin * kRunTiles;
-  const int tiles = spec.weight.k_tiles - first < s.num_runs * kRunTiles ? spec.weight.k_tiles - first : s.num_runs * kRunTiles;
-  const int tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks);
-  const uint8_t* from = x.data + static_cast<int64_t>(first) * tile_bytes;
-  for (int i = thread * 16; i < tiles * tile_bytes; i += num_threads * 16) copy_async_16(to.x + i, from + i);
+QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks blocks, int rows, int thread, int num_threads) {
+  const XForm& x = phase.x;
+  const int tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks), bytes = s.tiles * tile_bytes;
+  const uint8_t* from = x.data + static_cast<int64_t>(s.run_begin) * kRunTiles * tile_bytes;
+  for (int i = thread * 16; i < bytes; i += num_threads * 16) copy_async_16(to.x + i, from + i);
+  commit_async();
   if (x.bits < 16) {
-    const int groups_a_run = kRunK / spec.weight.group_size, columns = blocks.columns(), capacity = s.num_runs * groups_a_run * columns;
-    const int begin = s.run_begin * groups_a_run * columns, total = spec.weight.k / spec.weight.group_size * columns;
-    for (int i = thread; i < capacity && begin + i < total; i += num_threads) {
+    const int groups_a_run = kRunK >> x.group_shift, columns = blocks.columns();
+    const int begin = s.run_begin * groups_a_run * columns, total = (s.k >> x.group_shift) * columns;
+    for (int i = thread; i < total; i += num_threads) {
       shared_store_float(to.scales + i * 4, load_l2(x.scales + begin + i));
       shared_store_4(to.sums + i * 4, static_cast<uint32_t>(load_l2(x.sums + begin + i)));
     }
   }
-  commit_async();
+  if (thread < rows) {
+    float factor = 1.0f;
+    if (x.squares) {
+      const int runs = num_row_runs(phase.source);
+      float sum = 0;
+      for (int i = 0; i < runs; ++i) sum += load_l2(x.squares + thread * runs + i);
+      factor = factor_of_sum(phase.source, sum);
+    }
+    shared_store_float(kFactorsAt + thread * 4, factor);
+  }
   wait_async<0>();
-}
-
-// 1 / rms of row `lane` of the linear's input, 1 where it has no norm.
-QSPEC_DEVICE float factor_of_lane(const Phase& phase, const StepShared& shared, int rows) {
-  const int lane = lane_index();
-  if (lane >= rows) return 1.0f;
-  if (phase.linear.has_prologue) return row_factor(phase.source, shared.rows.squares + lane * ((phase.source.width + kRunK - 1) / kRunK));
-  return phase.x.factors ? load_l2(phase.x.factors + lane) : 1.0f;
 }
 
 // Makes or copies the input of this share, all warps.
 template <int n8>
-QSPEC_DEVICE void fetch_input(const StepShared& shared, const Phase& phase, const StepBatch& batch, const StreamShape& s, const ShareInput& to,
-                              const RowBlocks& blocks, int rows) {
-  const LinearSpec& spec = phase.linear;
-  if (!spec.has_prologue) return copy_input(phase.x, spec, s, to, blocks, thread_index(), step_threads<n8>());
-  const RowsTask task{phase.rows == Rows::kTokensOfLogits ? batch.logit_row_index : nullptr, 0, rows, s.run_begin, s.run_begin + s.num_runs, 0};
-  uint8_t* const base = shared_memory();
-  XForm x = phase.x;
-  x.data = base + to.x, x.scales = reinterpret_cast<float*>(base + to.scales), x.sums = reinterpret_cast<int32_t*>(base + to.sums);
-  transform_rows(&phase.source, task, x, blocks, shared.rows, step_warps<n8>());
+QSPEC_DEVICE void fetch_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks blocks, int rows) {
+  if constexpr (n8 == 1) {
+    if (phase.linear.has_prologue) {
+      uint8_t* const base = shared_memory();
+      const int warp = thread_index() / kWarp;
+      const RowsTask task{phase.rows == Rows::kTokensOfLogits ? step_batch().logit_row_index : nullptr, 0, rows, s.run_begin, s.run_begin + s.num_runs, warp, step_warps<n8>()};
+      transform_rows<n8>(phase.source, task, phase.x, blocks,
+                         {base + to.x, reinterpret_cast<float*>(base + to.scales), reinterpret_cast<int32_t*>(base + to.sums), reinterpret_cast<float*>(base + kSquaresAt)});
+      return;
+    }
+  }
+  copy_input(phase, s, to, blocks, rows, thread_index(), step_threads<n8>());
 }
 
 template <int n8>
-QSPEC_DEVICE void run_linear(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
-                             WeightStream<n8>& stream, int index) {
-  const LinearSpec& spec = phase.linear;
-  const StreamShape& s = shared.shapes[phase.shape_index];
+QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, RowBlocks blocks, WeightStream<n8>& stream, int index) {
+  const StreamShape& s = stream_shape(phase.shape_index);
   if (s.num_jobs == 0) return;
-  const int warp = thread_index() / kWarp, rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows;
-  const ShareInput input = share_input(s, spec.weight.group_size, shared, blocks);
-  fetch_input<n8>(shared, phase, batch, s, input, blocks, rows);
+  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
+  const ShareInput input = share_input(s, phase.linear.weight.group_size, params.region_at, blocks);
+  fetch_input<n8>(phase, s, input, blocks, rows);
   named_barrier(kBlockBarrier, step_threads<n8>());
   stamp_clock(params, index, 0);
-  const float row_factor = factor_of_lane(phase, shared, rows);
-  const LinearPhase<n8> linear{params, shared, spec, s, blocks, input, shared.region + params.x_bytes, rows, index};
-  switch (s.mode) {
-    case GemmMode::kDense: linear.template run_jobs<GemmMode::kDense>(stream, warp, row_factor); break;
-    case GemmMode::kHi: linear.template run_jobs<GemmMode::kHi>(stream, warp, row_factor); break;
-    case GemmMode::kHiLo: linear.template run_jobs<GemmMode::kHiLo>(stream, warp, row_factor); break;
-    case GemmMode::kHiInt: linear.template run_jobs<GemmMode::kHiInt>(stream, warp, row_factor); break;
-  }
+  LinearPhase<n8>{params, phase, phase.linear, s, blocks, input, static_cast<uint32_t>(params.slabs_at), rows, index}.run_jobs(stream);
 }
 
 }  // namespace qspec::cuda

@@ -11,29 +11,21 @@ constexpr int kRunValues = kRunK / kWarp;  // 16 a lane
 
 QSPEC_DEVICE int run_element(int lane, int i) { return 128 * i + 4 * lane; }  // of v[4·i]
 
-// Elements of `run` of a float32 row, zero past its width.
+// Elements of `run` of a float32 row, zero past its width (a multiple of 4).
 QSPEC_DEVICE void load_run(const float* row, int width, int run, int lane, float (&v)[kRunValues]) {
-  const bool is_whole = width % 4 == 0;
   QSPEC_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int k = run * kRunK + run_element(lane, i);
     float4 four = {0, 0, 0, 0};
-    if (is_whole) {
-      if (k < width) four = load_l2(reinterpret_cast<const float4*>(row + k));
-    } else {
-      if (k < width) four.x = load_l2(row + k);
-      if (k + 1 < width) four.y = load_l2(row + k + 1);
-      if (k + 2 < width) four.z = load_l2(row + k + 2);
-      if (k + 3 < width) four.w = load_l2(row + k + 3);
-    }
+    if (k < width) four = load_l2(reinterpret_cast<const float4*>(row + k));
     v[4 * i] = four.x, v[4 * i + 1] = four.y, v[4 * i + 2] = four.z, v[4 * i + 3] = four.w;
   }
 }
 QSPEC_DEVICE void store_run(float* row, int width, int run, int lane, const float (&v)[kRunValues]) {
   QSPEC_UNROLL
-  for (int i = 0; i < kRunValues; ++i) {
-    const int k = run * kRunK + run_element(lane, i / 4) + i % 4;
-    if (k < width) row[k] = v[i];
+  for (int i = 0; i < 4; ++i) {
+    const int k = run * kRunK + run_element(lane, i);
+    if (k < width) *reinterpret_cast<float4*>(row + k) = float4{v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]};
   }
 }
 
@@ -99,20 +91,8 @@ QSPEC_DEVICE void rotate_run(float (&v)[kRunValues], int shift, int lane) {
   for (int i = 0; i < kRunValues; ++i) v[i] *= norm;
 }
 
-// The norm's weights and the rotation of loaded values. The norm's factor, 1 / rms, is left to whoever reads the result: it is one number a
-// row and everything from here to the end of a product is linear in it, so nothing waits for the row's sum.
-QSPEC_DEVICE void finish_source(const RowsSpec& spec, int run, int lane, float (&v)[kRunValues]) {
-  if (spec.source == RowSource::kNorm) {
-    float w[kRunValues];
-    load_run(spec.norm_weight, spec.width, run, lane, w);
-    QSPEC_UNROLL
-    for (int i = 0; i < kRunValues; ++i) v[i] *= w[i];
-  }
-  rotate_run(v, spec.hadamard_shift, lane);
-}
-
 // bf16 x-form: four consecutive k are half of a lane's 16 bytes. Zero up to the end of the last tile.
-QSPEC_DEVICE void store_bf16(uint8_t* x, const RowBlocks& blocks, int row, int width, int run, int lane, const float (&v)[kRunValues]) {
+QSPEC_DEVICE void store_bf16(uint8_t* x, RowBlocks blocks, int row, int width, int run, int lane, const float (&v)[kRunValues]) {
   QSPEC_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int k = run * kRunK + run_element(lane, i);
@@ -121,8 +101,16 @@ QSPEC_DEVICE void store_bf16(uint8_t* x, const RowBlocks& blocks, int row, int w
   }
 }
 
+// Where transformed rows go, in global or shared memory.
+struct XPlace {
+  uint8_t* data;
+  float* scales;
+  int32_t* sums;
+  float* squares;  // [rows][runs]
+};
+
 // Codes of a group are 32, 64 or 128 neighbours: 8, 16 or 32 lanes.
-QSPEC_DEVICE void store_codes(const XForm& x, const RowBlocks& blocks, int row, int width, int run, int lane, float row_largest,
+QSPEC_DEVICE void store_codes(const XForm& x, const XPlace& place, RowBlocks blocks, int row, int width, int run, int lane, float row_largest,
                               const float (&v)[kRunValues]) {
   const float qmax = x.bits == 8 ? 127.0f : 7.0f;
   const int lanes = x.group_shift - 2;  // log2
@@ -146,125 +134,128 @@ QSPEC_DEVICE void store_codes(const XForm& x, const RowBlocks& blocks, int row, 
     }
     for (int mask = 1; mask < 1 << lanes; mask *= 2) sum += shuffle_xor(sum, mask);
     if (k >= (width + 63) / 64 * 64) continue;
-    *reinterpret_cast<uint32_t*>(x.data + code_offset(blocks, row, k)) = word;
+    *reinterpret_cast<uint32_t*>(place.data + code_offset(blocks, row, k)) = word;
     if (k < width && lane % (1 << lanes) == 0) {
       const int at = (k >> x.group_shift) * blocks.columns() + row;
-      x.scales[at] = scale, x.sums[at] = sum;
+      place.scales[at] = scale, place.sums[at] = sum;
     }
   }
 }
 
-// 1 / rms of a row whose runs' squares are at `squares`.
-QSPEC_DEVICE float row_factor(const RowsSpec& spec, const float* squares) {
+// ---- Rows ---------------------------------------------------------------------------------------------------------------------------------
+
+QSPEC_DEVICE int num_row_runs(const RowsSpec& spec) { return (spec.width + kRunK - 1) / kRunK; }
+
+// 1 / rms from a row's sum of squares, or from the sums of its runs in shared memory; 1 without a norm.
+QSPEC_DEVICE float factor_of_sum(const RowsSpec& spec, float sum) {
+  return spec.source == RowSource::kNorm ? 1.0f / sqrtf(sum / static_cast<float>(spec.width) + spec.eps) : 1.0f;
+}
+QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
   if (spec.source != RowSource::kNorm) return 1.0f;
-  const int runs = (spec.width + kRunK - 1) / kRunK;
   float sum = 0;
-  for (int i = 0; i < runs; ++i) sum += squares[i];
-  return 1.0f / sqrtf(sum / static_cast<float>(spec.width) + spec.eps);
+  for (int i = 0; i < num_row_runs(spec); ++i) sum += shared_load_float(squares + i * 4);
+  return factor_of_sum(spec, sum);
 }
 
-// Which rows, and which of their runs, one call transforms.
+// Which rows, and which of their runs, one call transforms, and which of these (row, run) pairs are the calling warp's.
 struct RowsTask {
   const int32_t* index;     // rows to read instead of first …, or nullptr
   int first, count;
   int run_begin, run_end;   // runs that are stored; x begins with run_begin
-  int x_first;              // number of the first row in x
+  int begin, stride;
 };
 
 QSPEC_DEVICE int64_t source_row(const RowsTask& task, int r) {
   return static_cast<int64_t>(task.index ? load_constant(task.index + task.first + r) : task.first + r);
 }
 
-// A run's values before the norm's weights; adds delta to the source in place, and leaves the run's sum of squares.
-QSPEC_DEVICE void begin_run(const RowsSpec& spec, const RowsTask& task, const RowScratch& scratch, int r, int run, int lane, float (&v)[kRunValues]) {
+// A run's values, rotated. Adds delta to the source in place first. The norm's factor, 1 / rms, is left to whoever reads the result: it is one
+// number a row and everything from here to the end of a product is linear in it, so nothing waits for the row's sum. `squares`: the run's sum.
+QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_delta, int r, int run, int lane, float (&v)[kRunValues], float* squares) {
   const int64_t row = source_row(task, r);
+  float w[kRunValues];  // all loads wait together
+  if (spec.source == RowSource::kNorm) load_run(spec.norm_weight, spec.width, run, lane, w);
   load_source(spec, row, run, lane, v);
-  if (spec.delta) {
+  if (has_delta) {
     float d[kRunValues];
     load_run(spec.delta + row * spec.width, spec.width, run, lane, d);
     QSPEC_UNROLL
     for (int j = 0; j < kRunValues; ++j) v[j] += d[j];
     store_run(spec.input + row * spec.width, spec.width, run, lane, v);
   }
-  if (spec.source != RowSource::kNorm) return;
-  const float squares = sum_of_squares(v);
-  if (lane == 0) scratch.squares[r * ((spec.width + kRunK - 1) / kRunK) + run] = squares;
+  if (spec.source == RowSource::kNorm) {
+    *squares = sum_of_squares(v);
+    QSPEC_UNROLL
+    for (int i = 0; i < kRunValues; ++i) v[i] *= w[i];
+  }
+  rotate_run(v, spec.hadamard_shift, lane);
 }
 
-QSPEC_DEVICE void store_x(const RowsSpec& spec, const RowsTask& task, const XForm& x, const RowBlocks& blocks, const RowScratch& scratch, int r, int run,
-                          int lane, const float (&v)[kRunValues]) {
-  const int width = spec.width - task.run_begin * kRunK, local = run - task.run_begin;
-  if (local < 0 || run >= task.run_end) return;  // its squares alone were wanted
-  if (x.bits == 16) return store_bf16(x.data, blocks, task.x_first + r, width, local, lane, v);
-  float largest = 0;
-  const int runs = (spec.width + kRunK - 1) / kRunK;
-  for (int j = 0; x.per_token && j < runs; ++j) largest = max_or_nan(largest, scratch.largest[r * runs + j]);
-  store_codes(x, blocks, task.x_first + r, width, local, lane, largest, v);
-}
-
-// A norm needs the squares of all runs, and one scale a token their maxima; else only those runs are touched that are stored.
-QSPEC_DEVICE bool needs_all_runs(const RowsSpec& spec, const XForm& x) { return spec.source == RowSource::kNorm || (x.bits < 16 && x.per_token); }
-
-// The largest magnitude of every run, for rows with one scale a token.
-QSPEC_DEVICE_CALL void find_largest(const RowsSpec* spec, RowsTask task, RowScratch scratch, int num_warps) {
-  const int warp = thread_index() / kWarp, lane = lane_index(), runs = (spec->width + kRunK - 1) / kRunK;
-  for (int i = warp; i < task.count * runs; i += num_warps) {
-    float v[kRunValues], largest = 0;
-    begin_run(*spec, task, scratch, i / runs, i % runs, lane, v);
-    finish_source(*spec, i % runs, lane, v);
+// The largest magnitude of every run, of whole rows that this block alone makes, for one scale a token. Adds delta.
+template <int n8>
+QSPEC_DEVICE void find_largest(const RowsSpec& spec, const RowsTask& task) {
+  const int lane = lane_index(), runs = num_row_runs(spec);
+  QSPEC_NO_UNROLL
+  for (int i = task.begin; i < task.count * runs; i += task.stride) {
+    float v[kRunValues], largest = 0, squares;
+    make_run(spec, task, spec.delta != nullptr, i / runs, i % runs, lane, v, &squares);
     QSPEC_UNROLL
     for (int j = 0; j < kRunValues; ++j) largest = max_or_nan(largest, magnitude(v[j]));
     largest = lanes_max(largest, 5);
-    if (lane == 0) scratch.largest[i] = largest;
+    if (lane == 0) shared_store_float(kLargestAt + i * 4, largest);
   }
-  named_barrier(kBlockBarrier, num_warps * kWarp);
+  named_barrier(kBlockBarrier, step_threads<n8>());
 }
 
-// All warps of the block: rows of `spec` into x-form, without the norm's factor (see finish_source). The caller synchronises. Not inlined:
-// every phase that needs it should run the same code.
-QSPEC_DEVICE_CALL void transform_rows(const RowsSpec* spec_address, RowsTask task, XForm x, RowBlocks blocks, RowScratch scratch, int num_warps) {
-  RowsSpec spec = *spec_address;
-  const int warp = thread_index() / kWarp, lane = lane_index(), runs = (spec.width + kRunK - 1) / kRunK;
-  const bool is_whole = needs_all_runs(spec, x);
-  const int begin = is_whole ? 0 : task.run_begin, each = is_whole ? runs : task.run_end - task.run_begin, count = task.count * each;
-  if (x.bits < 16 && x.per_token) {
-    find_largest(spec_address, task, scratch, num_warps);
-    spec.delta = nullptr;  // added by now
-  }
-  // Two runs at a time, so that their loads wait together.
+// Rows of `spec` into x-form, without the norm's factor (see make_run). The caller synchronises. With one scale a token, and only then, it
+// takes all warps of the block and their tasks must be whole rows.
+template <int n8>
+QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, const XForm& x, RowBlocks blocks, const XPlace& place) {
+  const int lane = lane_index(), runs = num_row_runs(spec);
+  const bool is_per_token = x.bits < 16 && x.per_token;
+  // A norm needs the squares of all runs, even of those that aren't stored.
+  const bool is_whole = spec.source == RowSource::kNorm || is_per_token;
+  const int begin = is_whole ? 0 : task.run_begin, each = is_whole ? runs : task.run_end - task.run_begin;
+  if (is_per_token) find_largest<n8>(spec, task);
   QSPEC_NO_UNROLL
-  for (int i = warp; i < count; i += 2 * num_warps) {
-    const int second = i + num_warps;
-    float v[kRunValues], next[kRunValues];
-    begin_run(spec, task, scratch, i / each, begin + i % each, lane, v);
-    if (second < count) begin_run(spec, task, scratch, second / each, begin + second % each, lane, next);
-    QSPEC_NO_UNROLL
-    for (int at = i; at <= second && at < count; at += num_warps) {
-      finish_source(spec, begin + at % each, lane, v);
-      store_x(spec, task, x, blocks, scratch, at / each, begin + at % each, lane, v);
-      QSPEC_UNROLL
-      for (int j = 0; j < kRunValues; ++j) v[j] = next[j];
+  for (int i = task.begin; i < task.count * each; i += task.stride) {
+    const int r = i / each, run = begin + i - r * each, row = task.first + r;
+    float v[kRunValues], squares;
+    make_run(spec, task, spec.delta != nullptr && !is_per_token, r, run, lane, v, &squares);
+    if (spec.source == RowSource::kNorm && lane == 0) place.squares[row * runs + run] = squares;
+    if (run < task.run_begin || run >= task.run_end) continue;
+    const int width = spec.width - task.run_begin * kRunK, local = run - task.run_begin;
+    if (x.bits == 16) {
+      store_bf16(place.data, blocks, row, width, local, lane, v);
+      continue;
     }
+    float largest = 0;
+    for (int j = 0; is_per_token && j < runs; ++j) largest = max_or_nan(largest, shared_load_float(kLargestAt + (r * runs + j) * 4));
+    store_codes(x, place, blocks, row, width, local, lane, largest, v);
   }
 }
 
-// The same into float32 rows [row][width], norm's factor included.
-QSPEC_DEVICE_CALL void transform_rows_plain(const RowsSpec* spec_address, RowsTask task, float* output, RowScratch scratch, int num_warps) {
-  const RowsSpec& spec = *spec_address;
-  const int warp = thread_index() / kWarp, lane = lane_index(), runs = (spec.width + kRunK - 1) / kRunK;
-  float v[kRunValues];
-  for (int i = warp; i < task.count * runs; i += num_warps) begin_run(spec, task, scratch, i / runs, i % runs, lane, v);
-  named_barrier(kBlockBarrier, num_warps * kWarp);
-  RowsSpec again = spec;
-  again.delta = nullptr;
-  for (int i = warp; i < task.count * runs; i += num_warps) {
-    const int r = i / runs, run = i % runs;
-    load_source(again, source_row(task, r), run, lane, v);
-    finish_source(spec, run, lane, v);
-    const float factor = row_factor(spec, scratch.squares + r * runs);
-    QSPEC_UNROLL
-    for (int j = 0; j < kRunValues; ++j) v[j] *= factor;
-    store_run(output + static_cast<int64_t>(task.x_first + r) * spec.width, spec.width, run, lane, v);
+// The same into float32 rows [row][width], norm's factor included: whole rows, all warps of the block.
+template <int n8>
+QSPEC_DEVICE void transform_rows_plain(const RowsSpec& spec, const RowsTask& task, float* output) {
+  const int lane = lane_index(), runs = num_row_runs(spec);
+  float v[kRunValues], squares = 0;
+  QSPEC_NO_UNROLL
+  for (int pass = 0; pass < 2; ++pass) {
+    QSPEC_NO_UNROLL
+    for (int i = task.begin; i < task.count * runs; i += task.stride) {
+      const int r = i / runs, run = i - r * runs;
+      make_run(spec, task, spec.delta != nullptr && pass == 0, r, run, lane, v, &squares);
+      if (pass == 0) {
+        if (lane == 0) shared_store_float(kSquaresAt + i * 4, squares);
+        continue;
+      }
+      const float factor = row_factor(spec, kSquaresAt + r * runs * 4);
+      QSPEC_UNROLL
+      for (int j = 0; j < kRunValues; ++j) v[j] *= factor;
+      store_run(output + static_cast<int64_t>(task.first + r) * spec.width, spec.width, run, lane, v);
+    }
+    if (pass == 0) named_barrier(kBlockBarrier, step_threads<n8>());
   }
 }
 

@@ -71,29 +71,37 @@ QSPEC_DEVICE_CALL void fill_rope_table(const RopeTableSpec& spec, const StepBatc
   }
 }
 
-// A block a row, so that a row's sums stay in one place.
-QSPEC_DEVICE_CALL void run_rows(const Phase& phase, const StepBatch& batch, const RowBlocks& blocks, const StepShared& shared, int num_warps) {
-  const int rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows;
+// Every warp of the grid takes runs of rows; a block whole rows where one number of the row is needed to store any of it.
+template <int n8>
+QSPEC_DEVICE void run_rows(const Phase& phase, RowBlocks blocks) {
+  constexpr int warps = step_warps<n8>();
+  const StepBatch& batch = step_batch();
+  const int rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows, warp = thread_index() / kWarp;
   const int32_t* index = phase.rows == Rows::kTokensOfLogits ? batch.logit_row_index : nullptr;
-  const int runs = (phase.source.width + kRunK - 1) / kRunK;
+  const int runs = num_row_runs(phase.source);
+  const XPlace place{phase.x.data, phase.x.scales, phase.x.sums, phase.x.squares};
+  if (!phase.linear.output && !(phase.x.bits < 16 && phase.x.per_token)) {
+    const RowsTask task{index, 0, rows, 0, runs, warp * grid_blocks() + block_index(), warps * grid_blocks()};
+    return transform_rows<n8>(phase.source, task, phase.x, blocks, place);
+  }
+  QSPEC_NO_UNROLL
   for (int row = block_index(); row < rows; row += grid_blocks()) {
-    const RowsTask task{index, row, 1, 0, runs, row};
-    if (phase.linear.output) transform_rows_plain(&phase.source, task, phase.linear.output, shared.rows, num_warps);
-    else transform_rows(&phase.source, task, phase.x, blocks, shared.rows, num_warps);
-    named_barrier(kBlockBarrier, num_warps * kWarp);
-    if (phase.x.factors && thread_index() == 0) phase.x.factors[row] = row_factor(phase.source, shared.rows.squares);
-    if (row + grid_blocks() < rows) named_barrier(kBlockBarrier, num_warps * kWarp);  // the scratch is free again
+    const RowsTask task{index, row, 1, 0, runs, warp, warps};
+    if (phase.linear.output) transform_rows_plain<n8>(phase.source, task, phase.linear.output);
+    else transform_rows<n8>(phase.source, task, phase.x, blocks, place);
+    if (row + grid_blocks() < rows) named_barrier(kBlockBarrier, warps * kWarp);  // the scratch is free again
   }
 }
 
 // Float rows of the logits' tokens.
-QSPEC_DEVICE_CALL void gather_rows(const Phase& phase, const StepBatch& batch, float* output, int warp, int num_warps) {
-  const int lane = lane_index(), runs = (phase.source.width + kRunK - 1) / kRunK;
+QSPEC_DEVICE_CALL void gather_rows(const Phase& phase, int num_warps) {
+  const StepBatch& batch = step_batch();
+  const int lane = lane_index(), runs = num_row_runs(phase.source), warp = thread_index() / kWarp;
   for (int i = block_index() * num_warps + warp; i < batch.logit_rows * runs; i += grid_blocks() * num_warps) {
     const int row = i / runs, run = i % runs, width = phase.source.width;
     float v[kRunValues];
     load_run(phase.source.input + static_cast<int64_t>(load_constant(batch.logit_row_index + row)) * width, width, run, lane, v);
-    store_run(output + static_cast<int64_t>(row) * width, width, run, lane, v);
+    store_run(phase.linear.output + static_cast<int64_t>(row) * width, width, run, lane, v);
   }
 }
 

@@ -25,17 +25,16 @@ inline int warps_of(const RowClass& c) { return c.n8 <= 2 ? 16 : 8; }
 
 struct StepConfig {
   int warp_stages = 0, stage_bytes = 0;
-  int region_bytes = 0, x_bytes = 0, slab_jobs = 0;
+  int region_at = 0, slabs_at = 0, ring_at = 0, slab_jobs = 0;
   size_t shared_bytes = 0;
 };
 
 // What a program asks of it.
 struct StepDemand {
-  int stage_bytes = kDenseTileBytes;  // largest piece
+  int stage_bytes = 16;               // largest part of a run
   int x_bytes = 0;                    // largest share of activations
   int attention_bytes = 0;            // attention's tiles
   int unit_jobs = 1;                  // most jobs of a unit
-  int min_stages = 1;                 // pieces that a warp needs at once
 };
 
 // Slabs for the jobs that can be under way, then as many stages as fit beside the rest. False when a warp's least don't fit.
@@ -43,16 +42,17 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
   const int tiles = c.n8 >= 3 ? 2 : 1, warps = warps_of(c);
   const size_t slab = static_cast<size_t>(tiles) * blocks_of(c).columns() * kTileN * 4;
   StepConfig config;
-  config.stage_bytes = (demand.stage_bytes + 63) / 64 * 64;
-  config.x_bytes = (demand.x_bytes + 127) / 128 * 128;
+  config.stage_bytes = (demand.stage_bytes + 127) / 128 * 128;
+  config.region_at = static_cast<int>(fixed_bytes), config.slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
   // A unit and the warps' next jobs; fewer only make warps wait for each other. Never less than one unit and one job.
   for (int spare = warps; spare >= 1; spare = spare > 4 ? spare / 2 : spare - 1) {
     config.slab_jobs = demand.unit_jobs + spare;
-    config.region_bytes = static_cast<int>(std::max<size_t>(demand.attention_bytes, config.x_bytes + config.slab_jobs * slab) + 127) / 128 * 128;
-    for (int stages = std::max(most_stages, demand.min_stages); stages >= demand.min_stages; --stages) {
+    const size_t end = std::max<size_t>(config.region_at + demand.attention_bytes, config.slabs_at + config.slab_jobs * slab);
+    config.ring_at = static_cast<int>(end + 127) / 128 * 128;
+    for (int stages = most_stages; stages >= 1; --stages) {
       config.warp_stages = stages;
-      config.shared_bytes = fixed_bytes + config.region_bytes + static_cast<size_t>(warps) * stages * config.stage_bytes;
-      const bool is_deep = stages >= std::min(2 * demand.min_stages, most_stages) || spare == 1;
+      config.shared_bytes = config.ring_at + static_cast<size_t>(warps) * stages * config.stage_bytes;
+      const bool is_deep = stages >= std::min(2, most_stages) || spare == 1;
       if (config.shared_bytes > available || !is_deep) continue;
       *out = config;
       return true;

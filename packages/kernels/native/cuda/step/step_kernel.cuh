@@ -10,7 +10,7 @@
 
 namespace qspec::cuda {
 
-// A barrier over the grid's consumers. What any thread wrote before it can be read after it, past L1.
+// A barrier over the grid. What any thread wrote before it can be read after it, past L1.
 struct GridBarrier {
   unsigned long long* arrivals;
   unsigned long long target;
@@ -20,12 +20,12 @@ struct GridBarrier {
     const unsigned long long blocks = static_cast<unsigned long long>(grid_blocks());
     target = load_relaxed(counter) / blocks * blocks;  // fewer than all can have arrived at this launch's first barrier
   }
-  // All consumers of the block have met before, and meet again after.
+  // All warps of the block have met before, and meet again after.
   QSPEC_DEVICE void arrive(int thread) {
     if (thread != 0) return;
     target += static_cast<unsigned long long>(grid_blocks());
     fence_device();
-    add_release(arrivals, 1);
+    add_relaxed(arrivals, 1);
   }
   QSPEC_DEVICE void wait(int thread) const {
     if (thread != 0) return;
@@ -34,9 +34,9 @@ struct GridBarrier {
   }
 };
 
-QSPEC_DEVICE void fetch_phase(const StepParams& params, const StepShared& shared, int index, int thread) {
+QSPEC_DEVICE void fetch_phase(const StepParams& params, int index, int thread) {
   if (index >= params.num_phases || thread >= kPhaseBytes / 16) return;
-  reinterpret_cast<uint4*>(phase_slot(shared, index))[thread] = load_constant(reinterpret_cast<const uint4*>(params.phases + index) + thread);
+  reinterpret_cast<uint4*>(&phase_at(index))[thread] = load_constant(reinterpret_cast<const uint4*>(params.phases + index) + thread);
 }
 
 QSPEC_DEVICE RowBlocks row_blocks(int n8, int rows) {
@@ -45,87 +45,82 @@ QSPEC_DEVICE RowBlocks row_blocks(int n8, int rows) {
 }
 
 template <int n8>
-QSPEC_DEVICE void run_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
-                            WeightStream<n8>& stream, int index) {
+QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, WeightStream<n8>& stream, int index) {
   constexpr int warps = step_warps<n8>();
   const int thread = thread_index(), warp = thread / kWarp;
   switch (phase.kind) {
-    case PhaseKind::kEmbedding: embed(phase.embedding, batch, warp, warps); break;
-    case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, batch, thread, warps * kWarp); break;
-    case PhaseKind::kRows: run_rows(phase, batch, blocks, shared, warps); break;
-    case PhaseKind::kGather: gather_rows(phase, batch, phase.linear.output, warp, warps); break;
-    case PhaseKind::kLinear: run_linear<n8>(params, shared, phase, batch, blocks, stream, index); break;
-    case PhaseKind::kAttention: attention_phase<warps>(params, shared, phase, batch, blocks, index).run(); break;
+    case PhaseKind::kEmbedding: embed(phase.embedding, step_batch(), warp, warps); break;
+    case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, step_batch(), thread, warps * kWarp); break;
+    case PhaseKind::kRows: run_rows<n8>(phase, blocks); break;
+    case PhaseKind::kGather: gather_rows(phase, warps); break;
+    case PhaseKind::kLinear: run_linear<n8>(params, phase, blocks, stream, index); break;
+    case PhaseKind::kAttention: attention_phase<warps>(params, phase, blocks, index).run(); break;
   }
 }
 
-// What a phase can do before its input is there: attention fetches K and V that are in the cache already.
+// What a phase can do before its input is there: attention fetches K and V that are in the cache already. Trees first put every row's K and V
+// into the cache, before anybody attends.
 template <int n8>
-QSPEC_DEVICE void begin_phase(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
-                              int index) {
-  if (phase.kind == PhaseKind::kAttention && !batch.has_tree) attention_phase<step_warps<n8>()>(params, shared, phase, batch, blocks, index).fetch_first();
-}
-
-// Trees: every row's K and V into the cache before anybody attends.
-template <int n8>
-QSPEC_DEVICE void begin_tree(const StepParams& params, const StepShared& shared, const Phase& phase, const StepBatch& batch, const RowBlocks& blocks,
-                             GridBarrier& barrier, int index) {
-  constexpr int warps = step_warps<n8>(), threads = step_threads<n8>();
+QSPEC_DEVICE void begin_attention(const StepParams& params, const Phase& phase, RowBlocks blocks, GridBarrier& barrier, bool has_tree, int index) {
+  constexpr int threads = step_threads<n8>();
   const int thread = thread_index();
-  write_all_kv(&phase.attention, &batch, shared.region, warps);
-  named_barrier(kBlockBarrier, threads);
-  barrier.arrive(thread), barrier.wait(thread);
-  named_barrier(kBlockBarrier, threads);
-  attention_phase<warps>(params, shared, phase, batch, blocks, index).fetch_first();
+  if (has_tree) {
+    write_all_kv(phase.attention, step_batch(), step_warps<n8>());
+    named_barrier(kBlockBarrier, threads);
+    barrier.arrive(thread), barrier.wait(thread);
+    named_barrier(kBlockBarrier, threads);
+  }
+  attention_phase<step_warps<n8>()>(params, phase, blocks, index).fetch_first();
 }
 
 // What the warps must know to stream: the block's share of every shape, where every linear's begins.
 template <int n8>
-QSPEC_DEVICE void load_streams(const StepParams& params, const StepShared& shared, int thread) {
+QSPEC_DEVICE void load_streams(const StepParams& params, int thread) {
   if (thread % kWarp == 0) {  // one a warp: they wait for different memory
     for (int i = thread / kWarp; i < params.num_shapes; i += step_warps<n8>())
-      load_shape<n8>(params.linears[params.shape_linears[i]].linear, block_index(), shared.shapes + i);
+      load_shape<n8>(params.linears[params.shape_linears[i]].linear, block_index(), &stream_shape(i));
   }
   named_barrier(kBlockBarrier, step_threads<n8>());
-  for (int i = thread; i < params.num_linears; i += step_threads<n8>()) load_source(params.linears[i], shared.shapes, shared.sources + i);
+  for (int i = thread; i < params.num_linears; i += step_threads<n8>()) load_source(params.linears[i], &stream_source(i));
 }
 
 template <int n8>
 QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepParams params) {
   constexpr int threads = step_threads<n8>();
-  const StepShared shared = carve_shared(params);
-  const StepBatch& batch = *params.batch;
   const int thread = thread_index();
-  if (thread < step_warps<n8>() * params.warp_stages) barrier_init(shared.full + thread * 8, 1);
-  if (thread < kUnitCounters) shared.units[thread] = 0, shared_store_4(shared.reduced + thread * 4, ~0u);
-  fetch_phase(params, shared, 0, thread);
-  load_streams<n8>(params, shared, thread);
-  if (batch.num_items > 0) start_attention(batch, shared.start, thread, threads);
+  if (thread < step_warps<n8>() * params.warp_stages) barrier_init(kFullAt + thread * 8, 1);
+  if (thread < kUnitCounters) shared_store_4(kUnitsAt + thread * 4, 0), shared_store_4(kReducedAt + thread * 4, ~0u);
+  if (thread < static_cast<int>(sizeof(StepBatch) / 8)) shared_at<uint2>(kBatchAt + thread * 8) = load_constant(reinterpret_cast<const uint2*>(params.batch) + thread);
+  fetch_phase(params, 0, thread);
+  load_streams<n8>(params, thread);
   fence_barrier_init();
+  const StepBatch& batch = step_batch();
+  if (batch.num_items > 0) start_attention(batch, thread, threads);
   GridBarrier barrier;
   if (thread == 0) barrier.begin(params.workspace.barrier);
   named_barrier(kBlockBarrier, threads);
 
   const RowBlocks blocks = row_blocks(n8, batch.rows > batch.logit_rows ? batch.rows : batch.logit_rows);
-  WeightStream<n8> stream{shared};
-  stream.begin(params, thread, batch.logit_rows > 0 ? params.num_linears : params.num_token_linears);
+  const bool has_logits = batch.logit_rows > 0, has_tree = batch.has_tree != 0;
+  WeightStream<n8> stream;
+  stream.begin(params, thread, has_logits ? params.num_linears : params.num_token_linears);
   stamp_clock(params, -1, 0);
   for (int i = 0; i < params.num_phases; ++i) {
-    const Phase& phase = *phase_slot(shared, i);
-    const bool is_skipped = phase.rows != Rows::kTokens && batch.logit_rows == 0;
-    if (phase.kind == PhaseKind::kAttention && batch.has_tree) begin_tree<n8>(params, shared, phase, batch, blocks, barrier, i);
-    if (!is_skipped) run_phase<n8>(params, shared, phase, batch, blocks, stream, i);
+    const Phase& phase = phase_at(i);
+    const bool is_skipped = phase.rows != Rows::kTokens && !has_logits, is_barrier = phase.barrier_after && !is_skipped;
+    if (!is_skipped) run_phase<n8>(params, phase, blocks, stream, i);
     stamp_clock(params, i, kStampSteps - 3);
-    const bool is_barrier = phase.barrier_after && !is_skipped;
-    fetch_phase(params, shared, i + 1, thread);  // into the slot that everybody left at the last barrier
-    named_barrier(kBlockBarrier, threads);       // from here on `phase` may change under us
+    fetch_phase(params, i + 1, thread);     // into the slot that everybody left at the last barrier
+    named_barrier(kBlockBarrier, threads);  // from here on `phase` may change under us
     stamp_clock(params, i, kStampSteps - 2);
+    const bool is_attention_next = i + 1 < params.num_phases && phase_at(i + 1).kind == PhaseKind::kAttention;
     if (is_barrier) barrier.arrive(thread);
-    if (i + 1 < params.num_phases) begin_phase<n8>(params, shared, *phase_slot(shared, i + 1), batch, blocks, i + 1);
+    if (is_attention_next && !has_tree) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, false, i + 1);
     if (is_barrier) {
       barrier.wait(thread);
       named_barrier(kBlockBarrier, threads);
     }
+    if (is_attention_next && has_tree) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, true, i + 1);
     stamp_clock(params, i, kStampSteps - 1);
   }
 }

@@ -13,6 +13,7 @@ constexpr int kMaxParts = 16;        // shares of k that different blocks take
 constexpr int kSplitPositions = 128; // attention is summed over splits of this many positions, in order,
 constexpr int kSegmentSplits = 8;    // and segments of this many splits, in order
 constexpr int kMaxStepRows = 32;
+constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
@@ -47,7 +48,7 @@ struct XForm {
   uint8_t* data;        // bf16 or codes
   float* scales;        // [groups][columns], integer only
   int32_t* sums;
-  float* factors;       // [rows] that products over x are still to be multiplied by (the norm's), or nullptr
+  float* squares;       // [rows][runs] sums of squares, whose norm products over x are still to be divided by, or nullptr
 };
 
 struct LinearSpec {
@@ -128,7 +129,7 @@ struct alignas(16) AttentionItem {
   int32_t reserved;
 };
 // Results of one segment of a block of rows, waited for by its last item.
-struct AttentionFold {
+struct alignas(16) AttentionFold {
   int32_t row_begin, num_rows, split_begin, split_end;  // splits that have results of their own
   int32_t num_items;     // that must come in
   int32_t segment;
@@ -136,7 +137,7 @@ struct AttentionFold {
 };
 
 // The rows of one launch; arrays lie in device memory. See BatchRows in qspec/params.h.
-struct StepBatch {
+struct alignas(8) StepBatch {
   int32_t rows, logit_rows;
   int32_t num_items;        // of attention, for one KV head
   int32_t num_folds;
@@ -178,8 +179,8 @@ struct StepParams {
   int num_phases;
   int num_linears, num_token_linears;  // all; those before the logits
   int warp_stages, stage_bytes; // of each warp's weight ring
-  int region_bytes;             // what a phase works on: of it x_bytes are activations, then slabs
-  int x_bytes, slab_jobs;
+  int region_at, ring_at;       // in shared memory: what a phase works on (activations, from slabs_at on slabs), and the weight rings
+  int slabs_at, slab_jobs;
   unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
   int stamps_stride;
 };

@@ -1,9 +1,10 @@
 // Shared memory of the step kernel.
 //
-//   [phases][small arrays][row scratch][stream shapes and sources] [region] [ring]
+//   [phases][batch][small arrays][stream shapes and sources] [region] [ring]
 //
 // The region holds what one phase works on: a linear's activations and slabs, or attention's tiles. The ring holds weights: every warp has
-// stages of its own, which it fills and empties itself (step/weight_stream.cuh). Small things are reached by pointer, large ones by offset.
+// stages of its own, which it fills and empties itself (step/weight_stream.cuh). All places but the last two are constants, so that nobody
+// has to carry them in registers.
 #pragma once
 #include "common/primitives.cuh"
 #include "step/step_program.h"
@@ -29,30 +30,32 @@ constexpr int job_tiles() {
   return n8 >= 3 ? 2 : 1;
 }
 
-// What attention needs of the batch in every layer: this block's first item and the slots of its first split, and the rows.
+// What attention needs of the batch in every layer: this block's first item, its fold, the slots of its first split, and the rows.
 constexpr int32_t kAbsent = -1;       // slot of a position beyond the item's last
 constexpr int32_t kWrittenHere = -2;  // of a position that this launch adds: not to be copied from the cache
 struct AttentionStart {
   AttentionItem item;
+  AttentionFold fold;
   int32_t slots[kSplitPositions];
   int32_t positions[kMaxStepRows];
   int32_t slots_of_rows[kMaxStepRows];
 };
 
-// A block's share of linears of one shape, and how their weights lie. Many linears have the same: layers repeat.
+// A block's share of linears of one shape, and how their weights lie. Many linears have the same: layers repeat. Offsets count from the
+// share's first tile.
 struct StreamShape {
   GemmMode mode;
   bool is_pair;             // items are (gate, up) pairs
-  int part;
   int item_begin, item_end;
   int run_begin, num_runs;
   int unit_jobs, num_jobs;  // a unit: a row-tile, two neighbours (n8 >= 3), or a (gate, up) pair
-  int full_parts;           // pieces of a run (of one plane and row-tile)
-  int last_run, last_parts; // the share's run that ends the row-tile, -1: another share has it
-  uint32_t piece_bytes, last_piece_bytes, last_low_bytes;
-  uint32_t tile_bytes, run_bytes;        // from row-tile to row-tile, run to run: dense or hi with scales
-  uint32_t low_tile_bytes;
-  int second_tile;          // row-tiles from a pair's first to its second
+  int second_tile;          // row-tiles from a unit's first to its second
+  int tiles;                // of k, to the share's end
+  int k;                    // the same in elements
+  int part_tiles;           // a run comes in parts of this many tiles
+  uint32_t run_bytes, part_bytes, end_bytes;              // dense, or codes with scales: of a run, a part, from the share's first run to the row-tile's end
+  uint32_t low_run_bytes, low_part_bytes, low_end_bytes;  // of the low plane; 0 where it isn't read
+  uint32_t tile_bytes, low_tile_bytes;                    // from row-tile to row-tile
 };
 // Where the share of one linear begins, by plane.
 struct StreamSource {
@@ -61,68 +64,45 @@ struct StreamSource {
   int64_t shape;  // index of its StreamShape
 };
 
-// Partial results of rows, shared by a block.
-struct RowScratch {
-  float* squares;  // [rows · runs]
-  float* largest;
-};
+// ---- Places, [bytes] -----------------------------------------------------------------------------------------------------------------------
 
-struct StepShared {
-  Phase* phases;     // [2] the current one and the next
-  AttentionStart* start;
-  int* flag;         // attention's answer to all threads
-  int* units;        // [kUnitCounters] jobs of a unit that are done
-  RowScratch rows;
-  StreamShape* shapes;     // [num_shapes]
-  StreamSource* sources;   // [num_linears]
-  uint32_t full;     // mbarriers [stages]: a stage's bytes have arrived
-  uint32_t reduced;  // int [kUnitCounters] stamp of the unit that was stored last
-  uint32_t region, ring;
-};
+QSPEC_HOST_DEVICE constexpr uint32_t after(uint32_t at, size_t bytes) { return at + (static_cast<uint32_t>(bytes) + 15) / 16 * 16; }
+constexpr uint32_t kPhasesAt = 0;                                                // Phase [2] the current one and the next
+constexpr uint32_t kBatchAt = after(kPhasesAt, 2 * sizeof(Phase));               // StepBatch
+constexpr uint32_t kFullAt = after(kBatchAt, sizeof(StepBatch));                 // mbarrier [stages]: a stage's bytes have arrived
+constexpr uint32_t kStartAt = after(kFullAt, kMaxStages * 8);                    // AttentionStart
+constexpr uint32_t kUnitsAt = after(kStartAt, sizeof(AttentionStart));           // int [kUnitCounters] jobs of a unit that are done
+constexpr uint32_t kReducedAt = after(kUnitsAt, kUnitCounters * 4);              // int [kUnitCounters] stamp of the unit that was stored last
+constexpr uint32_t kFlagAt = after(kReducedAt, kUnitCounters * 4);               // int: attention's answer to all threads
+constexpr uint32_t kFactorsAt = after(kFlagAt, 4);                               // float [rows] 1 / rms of a copied input's rows
+constexpr uint32_t kSquaresAt = after(kFactorsAt, kMaxStepRows * 4);             // float [rows][runs] of rows that this block makes
+constexpr uint32_t kLargestAt = after(kSquaresAt, kPrologueRows * kMaxRowRuns * 4);  // the same
+constexpr uint32_t kShapesAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);
+constexpr uint32_t kSourcesAt = after(kShapesAt, kMaxStreamShapes * sizeof(StreamShape));
+// Bytes before the region.
+QSPEC_HOST_DEVICE constexpr uint32_t step_fixed(int num_linears) { return (after(kSourcesAt, num_linears * sizeof(StreamSource)) + 127) / 128 * 128; }
 
-constexpr size_t kStepFixedBytes =
-    2 * sizeof(Phase) + kMaxStages * 8 + sizeof(AttentionStart) + 2 * kUnitCounters * 4 + 64 + 2 * 4 * 8 * kMaxRowRuns + kMaxStreamShapes * sizeof(StreamShape);
-QSPEC_HOST_DEVICE constexpr size_t step_fixed(int num_linears) { return (kStepFixedBytes + num_linears * sizeof(StreamSource) + 1023) / 1024 * 1024; }
+QSPEC_DEVICE Phase& phase_at(int index) { return shared_at<Phase>(kPhasesAt + (index & 1) * sizeof(Phase)); }
+QSPEC_DEVICE const StepBatch& step_batch() { return shared_at<StepBatch>(kBatchAt); }
+QSPEC_DEVICE AttentionStart& attention_start() { return shared_at<AttentionStart>(kStartAt); }
+QSPEC_DEVICE StreamShape& stream_shape(int index) { return shared_at<StreamShape>(kShapesAt + index * sizeof(StreamShape)); }
+QSPEC_DEVICE StreamSource& stream_source(int linear) { return shared_at<StreamSource>(kSourcesAt + linear * sizeof(StreamSource)); }
 
-QSPEC_DEVICE StepShared carve_shared(const StepParams& params) {
-  uint8_t* const base = shared_memory();
-  uint32_t at = 0;
-  const auto take = [&at](size_t bytes) {
-    const uint32_t offset = at;
-    at += static_cast<uint32_t>(bytes);
-    return offset;
-  };
-  StepShared s;
-  s.phases = reinterpret_cast<Phase*>(base + take(2 * sizeof(Phase)));
-  s.full = take(kMaxStages * 8);
-  s.start = reinterpret_cast<AttentionStart*>(base + take(sizeof(AttentionStart)));
-  s.units = reinterpret_cast<int*>(base + take(kUnitCounters * 4));
-  s.reduced = take(kUnitCounters * 4);
-  s.flag = reinterpret_cast<int*>(base + take(64));
-  s.rows.squares = reinterpret_cast<float*>(base + take(4 * 8 * kMaxRowRuns));
-  s.rows.largest = reinterpret_cast<float*>(base + take(4 * 8 * kMaxRowRuns));
-  s.shapes = reinterpret_cast<StreamShape*>(base + take(kMaxStreamShapes * sizeof(StreamShape)));
-  s.sources = reinterpret_cast<StreamSource*>(base + take(params.num_linears * sizeof(StreamSource)));
-  s.region = static_cast<uint32_t>(step_fixed(params.num_linears));
-  s.ring = s.region + params.region_bytes;
-  return s;
-}
-
-// Profiling: the block's clock at `step` (0 … kStampSteps - 1) of a phase, and (phase -1, the last step) at the launch's start.
+// Profiling: the block's clock at `step` (0 … kStampSteps - 1) of a phase, and (phase -1) at the launch's start.
 QSPEC_DEVICE void stamp_clock(const StepParams& params, int phase, int step) {
   if (params.stamps == nullptr || thread_index() != 0) return;
   params.stamps[static_cast<int64_t>(block_index()) * params.stamps_stride + (phase < 0 ? 0 : 1 + phase * kStampSteps + step)] = device_clock();
 }
 
-QSPEC_DEVICE Phase* phase_slot(const StepShared& s, int index) { return s.phases + (index & 1); }
+// ---- Small structs from global memory ----------------------------------------------------------------------------------------------------------
 
-QSPEC_DEVICE AttentionItem load_item(const StepBatch& batch, int index) {
-  AttentionItem item;
-  auto* words = reinterpret_cast<uint4*>(&item);
-  const auto* from = reinterpret_cast<const uint4*>(batch.items + index);
+template <typename T>
+QSPEC_DEVICE T load_struct(const T* from) {
+  static_assert(sizeof(T) % 16 == 0 && alignof(T) == 16, "whole words of 16 bytes");
+  T value;
   QSPEC_UNROLL
-  for (int i = 0; i < static_cast<int>(sizeof(AttentionItem) / 16); ++i) words[i] = load_constant(from + i);
-  return item;
+  for (int i = 0; i < static_cast<int>(sizeof(T) / 16); ++i) reinterpret_cast<uint4*>(&value)[i] = load_constant(reinterpret_cast<const uint4*>(from) + i);
+  return value;
 }
 
 // Slot of a position that an item attends to, kAbsent or kWrittenHere.
@@ -137,16 +117,17 @@ QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionIte
   return load_constant(batch.page_ids + item.page_begin + page) << batch.page_shift | (position - (page << batch.page_shift));
 }
 
-// At the launch's beginning, all threads: the same for every layer.
-QSPEC_DEVICE void start_attention(const StepBatch& batch, AttentionStart* start, int thread, int num_threads) {
+// At the launch's beginning, all threads, after the batch: the same for every layer.
+QSPEC_DEVICE void start_attention(const StepBatch& batch, int thread, int num_threads) {
+  AttentionStart& start = attention_start();
   if (thread < batch.rows) {
-    start->positions[thread] = load_constant(batch.positions + thread);
-    start->slots_of_rows[thread] = load_constant(batch.slots + thread);
+    start.positions[thread] = load_constant(batch.positions + thread);
+    start.slots_of_rows[thread] = load_constant(batch.slots + thread);
   }
   if (block_index() >= batch.num_items * batch.num_kv_heads) return;
-  const AttentionItem item = load_item(batch, block_index() / batch.num_kv_heads);
-  if (thread == 0) start->item = item;
-  for (int i = thread; i < kSplitPositions; i += num_threads) start->slots[i] = slot_of_position(batch, item, item.split_begin * kSplitPositions + i);
+  const AttentionItem item = load_struct(batch.items + block_index() / batch.num_kv_heads);
+  if (thread == 0) start.item = item, start.fold = load_struct(batch.folds + item.fold);
+  for (int i = thread; i < kSplitPositions; i += num_threads) start.slots[i] = slot_of_position(batch, item, item.split_begin * kSplitPositions + i);
 }
 
 }  // namespace qspec::cuda
