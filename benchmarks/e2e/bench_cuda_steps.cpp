@@ -202,6 +202,10 @@ void print_phases(CudaSession& session, const RoundBatch& batch, int rows, int l
       if (!at.empty()) std::printf("  %d: %.1f %.1f", step, median(at), latest);
     }
     std::printf("\n");
+    if (phases[i].kind == PhaseKind::kLinear && phases[i].linear.weight.n == 28672) {
+      for (int b = 0; b < blocks; ++b) std::printf("%s%.0f", b % 33 == 0 ? "\n      " : " ", (clock_at(b, i, last - 1) - clock_at(b, i - 1, last)) * us);
+      std::printf("\n");
+    }
   }
   session.set_profiling(false);
 }

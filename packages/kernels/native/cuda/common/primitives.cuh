@@ -130,6 +130,15 @@ QSPEC_DEVICE float exp2_fast(float x) {
   return std::exp2(x);
 #endif
 }
+QSPEC_DEVICE float reciprocal_fast(float x) {
+#if defined(__CUDACC__)
+  float d;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+#else
+  return 1.0f / x;
+#endif
+}
 QSPEC_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
 QSPEC_DEVICE bool is_finite(float x) { return (bits_of_float(x) & 0x7f800000u) != 0x7f800000u; }
 QSPEC_DEVICE bool is_nan(float x) { return (bits_of_float(x) & 0x7fffffffu) > 0x7f800000u; }
@@ -440,12 +449,15 @@ QSPEC_DEVICE bool barrier_test(uint32_t barrier, uint32_t parity) {
   return emulator::barrier_test(reinterpret_cast<uint64_t*>(shared_memory() + barrier), parity);
 #endif
 }
-// Global to shared by the copy engine; both 16-byte aligned, whole multiples of 16. Its bytes count towards `barrier`.
+// Global to shared by the copy engine; both 16-byte aligned, whole multiples of 16. Its bytes count towards `barrier`. For what is read once a
+// launch: it makes room in L2 before anything else does (activations, the cache, not least the program itself).
 QSPEC_DEVICE void bulk_copy(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
 #if defined(__CUDACC__)
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
-               "l"(global), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
+  asm volatile(
+      "{\n.reg .b64 policy;\ncreatepolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], policy;\n}" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
 #else
   emulator::bulk_copy(shared_memory() + shared, global, bytes, reinterpret_cast<uint64_t*>(shared_memory() + barrier));
 #endif

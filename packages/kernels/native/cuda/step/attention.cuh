@@ -167,9 +167,10 @@ QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& 
 struct FoldFactors {
   float old_scale, new_scale, largest;
 };
+// Without branches: what isn't there (-infinity) has weight 0, and the other stays exactly what it was.
 QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
   const float m = largest > next ? largest : next;
-  return {exp2_fast(largest - m), exp2_fast(next - m), m};
+  return {largest == -INFINITY ? 0.0f : exp2_fast(largest - m), next == -INFINITY ? 0.0f : exp2_fast(next - m), m};
 }
 QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
 
@@ -186,6 +187,7 @@ struct AttentionPhase {
   bool has_codes;
 
   static constexpr int kThreads = warps * kWarp;
+  static constexpr int kFoldBatch = 4;  // divides kSegmentSplits
   static constexpr int kScoreWarps = warps < 16 ? warps : 16;
   static constexpr int kPositionTiles = (16 + kScoreWarps - 1) / kScoreWarps;  // of 8 positions, a warp
   static constexpr int kDimTiles = (kMaxHeadDim / 8 + warps - 1) / warps;
@@ -423,21 +425,23 @@ struct AttentionPhase {
     }
   }
 
-  QSPEC_DEVICE void append(State& state, bool is_first, const float (&largest)[2], const float (&weight)[4], const float (&output)[kDimTiles][4]) const {
+  QSPEC_DEVICE static void clear(State& state) {
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
-      if (is_first || state.largest[i] == -INFINITY) {
-        state.largest[i] = largest[i], state.weight[i] = weight[2 * i];
+      state.largest[i] = -INFINITY, state.weight[i] = 0;
+      QSPEC_UNROLL
+      for (int d = 0; d < kDimTiles; ++d) state.output[d][2 * i] = state.output[d][2 * i + 1] = 0;
+    }
+  }
+  QSPEC_DEVICE void append(State& state, const float (&largest)[2], const float (&weight)[4], const float (&output)[kDimTiles][4]) const {
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const FoldFactors f = fold_factors(state.largest[i], largest[i]);
+      state.largest[i] = f.largest, state.weight[i] = fold(f, state.weight[i], weight[2 * i]);
+      QSPEC_UNROLL
+      for (int d = 0; d < kDimTiles; ++d)
         QSPEC_UNROLL
-        for (int d = 0; d < kDimTiles; ++d) state.output[d][2 * i] = output[d][2 * i], state.output[d][2 * i + 1] = output[d][2 * i + 1];
-      } else if (largest[i] != -INFINITY) {
-        const FoldFactors f = fold_factors(state.largest[i], largest[i]);
-        state.largest[i] = f.largest, state.weight[i] = fold(f, state.weight[i], weight[2 * i]);
-        QSPEC_UNROLL
-        for (int d = 0; d < kDimTiles; ++d)
-          QSPEC_UNROLL
-          for (int e = 0; e < 2; ++e) state.output[d][2 * i + e] = fold(f, state.output[d][2 * i + e], output[d][2 * i + e]);
-      }
+        for (int e = 0; e < 2; ++e) state.output[d][2 * i + e] = fold(f, state.output[d][2 * i + e], output[d][2 * i + e]);
     }
   }
 
@@ -492,7 +496,7 @@ struct AttentionPhase {
 
   // Folds results `begin` … `end` of every column, of splits or of segments: into the fold's segment, or the attended values.
   QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, int begin, int end, bool of_segments, bool to_segment) const {
-    const int pairs = dim / 2;
+    const int pairs = dim / 2, stride = spec.num_heads * (dim + 2);
     QSPEC_NO_UNROLL
     for (int i = thread; i < f.num_rows * group * pairs; i += kThreads) {
       const int column = i / pairs, e = 2 * (i - column * pairs);
@@ -500,25 +504,20 @@ struct AttentionPhase {
       float2 value = {0, 0};
       float largest = -INFINITY, weight = 0;
       QSPEC_NO_UNROLL
-      for (int base = begin; base < end; base += kSegmentSplits) {
-        float2 next[kSegmentSplits], tail[kSegmentSplits];  // all loads wait together
+      for (int base = begin; base < end; base += kFoldBatch) {
+        const float* p = of_segments ? segment_result(row, base, head) : split_result(row, base, head);  // of a segment they lie one after another
+        float2 next[kFoldBatch], tail[kFoldBatch];  // all loads wait together
         QSPEC_UNROLL
-        for (int j = 0; j < kSegmentSplits; ++j) {
+        for (int j = 0; j < kFoldBatch; ++j) {
           tail[j] = float2{-INFINITY, 0}, next[j] = float2{0, 0};
-          if (base + j >= end) continue;
-          const float* p = of_segments ? segment_result(row, base + j, head) : split_result(row, base + j, head);
-          next[j] = load_l2(reinterpret_cast<const float2*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
+          if (base + j < end) next[j] = load_l2(reinterpret_cast<const float2*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
+          p += stride;
         }
         QSPEC_UNROLL
-        for (int j = 0; j < kSegmentSplits; ++j) {
-          if (tail[j].x == -INFINITY) continue;
-          if (largest == -INFINITY) {
-            value = next[j], largest = tail[j].x, weight = tail[j].y;
-          } else {
-            const FoldFactors factors = fold_factors(largest, tail[j].x);
-            value = float2{fold(factors, value.x, next[j].x), fold(factors, value.y, next[j].y)};
-            largest = factors.largest, weight = fold(factors, weight, tail[j].y);
-          }
+        for (int j = 0; j < kFoldBatch; ++j) {
+          const FoldFactors factors = fold_factors(largest, tail[j].x);
+          value = float2{fold(factors, value.x, next[j].x), fold(factors, value.y, next[j].y)};
+          largest = factors.largest, weight = fold(factors, weight, tail[j].y);
         }
       }
       if (!to_segment) {
@@ -623,7 +622,8 @@ struct AttentionPhase {
         sync();
       }
       attend(output, weight);
-      append(state, is_first, largest, weight, output);
+      if (is_first) clear(state);
+      append(state, largest, weight, output);
       sync();  // everyone is done with V and P
       if (turn == 0) stamp_clock(params, index, 3);
       start_copy(next, true, buffer ^ 1, has_next);

@@ -27,29 +27,34 @@ QSPEC_DEVICE PieceInput piece_input(const ShareInput& share, int half_shift, Row
 
 // ---- What becomes of a sum ---------------------------------------------------------------------------------------------------------------
 
-// A sum over k as the op's value, before what the epilogue adds. `factor`: of the row's norm.
-QSPEC_DEVICE float finished(const LinearSpec& spec, int column, float factor, float sum) {
-  if (spec.mode == GemmMode::kHiLo) sum /= static_cast<float>(spec.weight.radix);
-  sum *= factor;
-  return spec.bias ? sum + load_constant(spec.bias + column) : sum;
-}
-QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float sum) {
-  if (column >= spec.weight.n) return;
-  const float value = finished(spec, column, factor, sum);
-  float* p = spec.output + row * spec.output_stride + spec.output_column + column;
-  if (spec.epilogue == Epilogue::kAdd) add_to(p, value);
-  else *p = value;
-}
-// silu(gate) · up of element `k` of the product: float rows, or bf16 x-form.
-QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, int row, float factor, float gate, float up) {
-  const int width = spec.weight.n / 2;
-  if (k >= width) return;
-  const float value = silu(finished(spec, k, factor, gate)) * finished(spec, width + k, factor, up);
-  if (spec.out_x == nullptr) {
-    spec.output[static_cast<int64_t>(row) * width + k] = value;
-  } else {
-    *reinterpret_cast<uint16_t*>(spec.out_x + x_offset(blocks, row, k)) = static_cast<uint16_t>(pack_bf16(value, 0.0f));
+// Four neighbouring outputs of a row: sums over k in, the op's values out. `factor`: of the row's norm.
+QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, float (&v)[4]) {
+  const float scale = spec.mode == GemmMode::kHiLo ? factor / static_cast<float>(spec.weight.radix) : factor;
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    v[e] *= scale;
+    if (spec.bias && column + e < spec.weight.n) v[e] += load_constant(spec.bias + column + e);
   }
+}
+QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float (&v)[4]) {
+  finish_sums(spec, column, factor, v);
+  float* p = spec.output + row * spec.output_stride + spec.output_column + column;
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    if (column + e >= spec.weight.n) return;
+    if (spec.epilogue == Epilogue::kAdd) add_to(p + e, v[e]);
+    else p[e] = v[e];
+  }
+}
+// silu(gate) · up of elements k … k + 3 of the product (its width is a multiple of 16): float rows, or bf16 x-form.
+QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, int row, float factor, float (&gate)[4], float (&up)[4]) {
+  const int width = spec.weight.n / 2;
+  finish_sums(spec, k, factor, gate);
+  finish_sums(spec, width + k, factor, up);
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) gate[e] = silu(gate[e]) * up[e];
+  if (spec.out_x == nullptr) *reinterpret_cast<float4*>(spec.output + static_cast<int64_t>(row) * width + k) = float4{gate[0], gate[1], gate[2], gate[3]};
+  else *reinterpret_cast<uint2*>(spec.out_x + x_offset(blocks, row, k)) = uint2{pack_bf16(gate[0], gate[1]), pack_bf16(gate[2], gate[3])};
 }
 
 // Sums of one job in its slab: [tile][column][16 outputs]; every second pair of columns has its halves exchanged, against bank conflicts.
@@ -62,7 +67,7 @@ QSPEC_DEVICE float factor_of_row(const Phase& phase, int row) {
   return shared_load_float(kFactorsAt + row * 4);
 }
 
-// The sums of finished units, by one warp.
+// The sums of finished units, by one warp: lane by lane four neighbouring outputs ("quads") of a row.
 template <int n8>
 struct UnitSums {
   const Phase& phase;
@@ -73,43 +78,50 @@ struct UnitSums {
   uint32_t slabs;
   int slab_jobs, rows;
 
-  static constexpr int kBatch = 4;  // outputs of a lane that are worked on together
+  static constexpr int kQuads = kTileN / 4;
 
-  // Runs [begin, begin + count) of the share, from the slab `first` on: runs of a slice in order, then slices in order. `at`: within a slab.
-  QSPEC_DEVICE float sum_of_runs(int first, int count, uint32_t at) const {
+  // Runs [begin, begin + count) of a unit's row-tile j, whose first job is in slab `first`: runs of a slice in order, then slices in order.
+  QSPEC_DEVICE void sum_runs(int first, int j, int quad, int begin, int count, float (&result)[4]) const {
     const uint32_t bytes = slab_bytes(job_tiles<n8>(), blocks.columns()), end = slabs + slab_jobs * bytes;
-    uint32_t p = slabs + first * bytes;
-    float result = 0;
+    int slab = first + begin + (n8 < 3 ? j * s.num_runs : 0);
+    while (slab >= slab_jobs) slab -= slab_jobs;
+    uint32_t p = slabs + slab * bytes;
+    const uint32_t at = slab_place((n8 < 3 ? 0 : j) * blocks.columns() + quad / kQuads, quad % kQuads * 4);
+    QSPEC_NO_UNROLL
     for (int base = 0; base < count; base += kSliceRuns) {
-      float value[kSliceRuns];
+      uint4 v[kSliceRuns];
       QSPEC_UNROLL
       for (int i = 0; i < kSliceRuns; ++i) {
-        value[i] = base + i < count ? shared_load_float(p + at) : 0.0f;
+        v[i] = uint4{0, 0, 0, 0};
+        if (base + i < count) v[i] = shared_load_16(p + at);
         p += bytes;
         if (p == end) p = slabs;
       }
-      float sum = value[0];
       QSPEC_UNROLL
-      for (int i = 1; i < kSliceRuns; ++i)
-        if (base + i < count) sum += value[i];
-      result = base == 0 ? sum : result + sum;
+      for (int e = 0; e < 4; ++e) {
+        float sum = float_of_bits(word_of(v[0], e));
+        QSPEC_UNROLL
+        for (int i = 1; i < kSliceRuns; ++i)
+          if (base + i < count) sum += float_of_bits(word_of(v[i], e));
+        result[e] = base == 0 ? sum : result[e] + sum;
+      }
     }
-    return result;
   }
-  // Slab of job `within` of the unit whose first job is in slab `first`.
-  QSPEC_DEVICE int slab_of(int first, int within) const { return (first + within) % slab_jobs; }
-  QSPEC_DEVICE uint32_t place(int j, int i) const { return slab_place((n8 < 3 ? 0 : j) * blocks.columns() + i / kTileN, i % kTileN); }
-  QSPEC_DEVICE float* partial(int slice, int tile, int i) const {
-    return workspace.partials + (static_cast<int64_t>(slice) * rows + i / kTileN) * spec.weight.n_tiles * kTileN + tile * kTileN + i % kTileN;
+  QSPEC_DEVICE float4* partial(int slice, int tile, int quad) const {
+    return reinterpret_cast<float4*>(workspace.partials + (static_cast<int64_t>(slice) * rows + quad / kQuads) * spec.weight.n_tiles * kTileN + tile * kTileN) +
+           quad % kQuads;
   }
-
   // This share has only some slices of k: their sums go to the workspace.
   QSPEC_DEVICE void share_slices(int first, int j, int tile) const {
+    QSPEC_NO_UNROLL
     for (int begin = 0; begin < s.num_runs; begin += kSliceRuns) {
       const int count = s.num_runs - begin < kSliceRuns ? s.num_runs - begin : kSliceRuns;
-      const int slab = slab_of(first, (n8 < 3 ? j * s.num_runs : 0) + begin);
-      for (int i = lane_index(); i < rows * kTileN; i += kWarp)
-        store_l2(partial((s.run_begin + begin) / kSliceRuns, tile, i), sum_of_runs(slab, count, place(j, i)));
+      QSPEC_NO_UNROLL
+      for (int quad = lane_index(); quad < rows * kQuads; quad += kWarp) {
+        float sum[4];
+        sum_runs(first, j, quad, begin, count, sum);
+        store_l2(partial((s.run_begin + begin) / kSliceRuns, tile, quad), float4{sum[0], sum[1], sum[2], sum[3]});
+      }
     }
   }
   // The parts of k that an item has count up; whoever comes last sees everybody's sums. Parts may pair row-tiles differently, so each counts
@@ -128,55 +140,51 @@ struct UnitSums {
     for (int j = 0; j < count; ++j) complete |= static_cast<int>(shuffle_from(before, j) == spec.num_parts - 1) << j;
     return complete;
   }
-  // Up to kBatch outputs of this lane, all loads under way at once.
-  QSPEC_DEVICE void sums_of_slices(int tile, int begin, float (&sums)[kBatch]) const {
+  QSPEC_DEVICE void sum_slices(int tile, int quad, float (&result)[4]) const {
     const int slices = num_slices(spec.weight.k_tiles);
-    for (int slice = 0; slice < slices; ++slice) {
-      float next[kBatch];
+    QSPEC_NO_UNROLL
+    for (int base = 0; base < slices; base += 4) {
+      float4 v[4];  // all loads wait together
       QSPEC_UNROLL
-      for (int b = 0; b < kBatch; ++b) next[b] = begin + b * kWarp < rows * kTileN ? load_l2(partial(slice, tile, begin + b * kWarp)) : 0;
+      for (int i = 0; i < 4; ++i) {
+        v[i] = float4{0, 0, 0, 0};
+        if (base + i < slices) v[i] = load_l2(partial(base + i, tile, quad));
+      }
       QSPEC_UNROLL
-      for (int b = 0; b < kBatch; ++b) sums[b] = slice == 0 ? next[b] : sums[b] + next[b];
-    }
-  }
-  QSPEC_DEVICE void sums_of_tile(int first, int j, int tile, int begin, float (&sums)[kBatch]) const {
-    if (spec.num_parts > 1) return sums_of_slices(tile, begin, sums);
-    const int slab = slab_of(first, n8 < 3 ? j * s.num_runs : 0);
-    QSPEC_UNROLL
-    for (int b = 0; b < kBatch; ++b) {
-      const int i = begin + b * kWarp;
-      if (i < rows * kTileN) sums[b] = sum_of_runs(slab, s.num_runs, place(j, i));
+      for (int i = 0; i < 4; ++i) {
+        if (base + i >= slices) break;
+        const float four[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+        QSPEC_UNROLL
+        for (int e = 0; e < 4; ++e) result[e] = base + i == 0 ? four[e] : result[e] + four[e];
+      }
     }
   }
 
   // The unit of the row-tiles `tile` (a second one, or -1), whose first job is in slab `first`.
   QSPEC_DEVICE void finish(int first, int tile, int second) const {
-    const bool is_pair = s.is_pair;
-    const int count = second >= 0 ? 2 : 1, total = rows * kTileN;
+    const int count = second >= 0 ? 2 : 1;
     int complete = 3;  // bit j: tile j may be finished here
     if (spec.num_parts > 1) {
-      share_slices(first, 0, tile);
-      if (count == 2) share_slices(first, 1, second);
-      complete = complete_items(tile, is_pair ? 1 : count);
-      if (complete == 0) return;
+      QSPEC_NO_UNROLL
+      for (int j = 0; j < count; ++j) share_slices(first, j, j == 0 ? tile : second);
+      complete = complete_items(tile, s.is_pair ? 1 : count);
     }
-    for (int base = 0; base < total; base += kBatch * kWarp) {
-      const int begin = base + lane_index();
-      float sums[kBatch], more[kBatch];
-      sums_of_tile(first, 0, tile, begin, sums);
-      if (count == 2) sums_of_tile(first, 1, second, begin, more);
-      QSPEC_UNROLL
-      for (int b = 0; b < kBatch; ++b) {
-        const int i = begin + b * kWarp, row = i / kTileN, out = i % kTileN;
-        if (i >= total) continue;
-        const float factor = factor_of_row(phase, row);
-        if (is_pair) {
-          store_silu(spec, blocks, tile * kTileN + out, row, factor, sums[b], more[b]);
-        } else {
-          if (complete & 1) store_output(spec, tile * kTileN + out, row, factor, sums[b]);
-          if (count == 2 && (complete & 2)) store_output(spec, second * kTileN + out, row, factor, more[b]);
-        }
+    QSPEC_NO_UNROLL
+    for (int quad = lane_index(); quad < rows * kQuads; quad += kWarp) {
+      const int row = quad / kQuads, within = quad % kQuads * 4;
+      const float factor = factor_of_row(phase, row);
+      float sums[4] = {}, before[4] = {};
+      QSPEC_NO_UNROLL
+      for (int j = 0; j < count; ++j) {
+        if (!s.is_pair && !(complete >> j & 1)) continue;
+        QSPEC_UNROLL
+        for (int e = 0; e < 4; ++e) before[e] = sums[e];
+        const int of = j == 0 ? tile : second;
+        if (spec.num_parts > 1) sum_slices(of, quad, sums);
+        else sum_runs(first, j, quad, 0, s.num_runs, sums);
+        if (!s.is_pair) store_output(spec, of * kTileN + within, row, factor, sums);
       }
+      if (s.is_pair && complete != 0) store_silu(spec, blocks, tile * kTileN + within, row, factor, before, sums);
     }
   }
 };

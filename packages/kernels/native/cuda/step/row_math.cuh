@@ -29,7 +29,7 @@ QSPEC_DEVICE void store_run(float* row, int width, int run, int lane, const floa
   }
 }
 
-QSPEC_DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }
+QSPEC_DEVICE float silu(float x) { return x * reciprocal_fast(1.0f + exp2_fast(x * -1.4426950408889634f)); }
 
 // The row's values before norm and rotation. SiLU·mul: gate | up.
 QSPEC_DEVICE void load_source(const RowsSpec& spec, int64_t row, int run, int lane, float (&v)[kRunValues]) {
