@@ -139,6 +139,15 @@ QSPEC_DEVICE float reciprocal_fast(float x) {
   return 1.0f / x;
 #endif
 }
+QSPEC_DEVICE float rsqrt_fast(float x) {
+#if defined(__CUDACC__)
+  float d;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+  return d;
+#else
+  return 1.0f / std::sqrt(x);
+#endif
+}
 QSPEC_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
 QSPEC_DEVICE bool is_finite(float x) { return (bits_of_float(x) & 0x7f800000u) != 0x7f800000u; }
 QSPEC_DEVICE bool is_nan(float x) { return (bits_of_float(x) & 0x7fffffffu) > 0x7f800000u; }

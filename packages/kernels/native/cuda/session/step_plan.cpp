@@ -210,7 +210,7 @@ class PhaseBuilder {
     demand_.stage_bytes = std::max(demand_.stage_bytes, stage_bytes(node.mode, spec->weight.group_size, class_.n8));
     if (parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, static_cast<int64_t>(slices) * class_.max_rows * spec->weight.n_tiles * kTileN);
-      plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
+      plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, static_cast<int64_t>(spec->weight.n_tiles) * kMaxTeam);
     }
     return {};
   }

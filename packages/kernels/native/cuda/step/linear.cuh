@@ -1,7 +1,8 @@
 // A linear phase: jobs, the sums of their runs, and what becomes of them.
 //
-// A block owns a range of items (row-tiles, or (gate, up) pairs of them) over one part of k. A job leaves its sums in a slab; whoever finishes
-// the last job of a unit (a row-tile; a pair) adds its runs in order and stores. Slabs are reused in turn, once the unit before is stored.
+// A block owns a range of items (row-tiles, or (gate, up) pairs of them) over one part of k. A job leaves its sums in a slab; when the last job
+// of a unit (a row-tile; a pair) has, a team of warps adds its runs in order and stores. Teams take units in turn, each between two jobs of its
+// own: were it left to whoever came last, that warp would be last again in every unit. Slabs are reused in turn, once their unit is stored.
 #pragma once
 #include "gemm/run_product.cuh"
 #include "step/row_math.cuh"
@@ -61,32 +62,28 @@ QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, in
 QSPEC_HOST_DEVICE constexpr int slab_bytes(int tiles, int columns) { return tiles * columns * kTileN * 4; }
 QSPEC_DEVICE int slab_place(int column, int out) { return (column * kTileN + (out ^ (column << 2 & 8))) * 4; }
 
-// 1 / rms of a row of the linear's input, 1 where it has no norm.
-QSPEC_DEVICE float factor_of_row(const Phase& phase, int row) {
-  if (phase.linear.has_prologue) return row_factor(phase.source, kSquaresAt + row * num_row_runs(phase.source) * 4);
-  return shared_load_float(kFactorsAt + row * 4);
-}
-
-// The sums of finished units, by one warp: lane by lane four neighbouring outputs ("quads") of a row.
+// The sums of finished units, by a team: warp by warp 32 quads, lane by lane one quad: four neighbouring outputs of a row.
 template <int n8>
 struct UnitSums {
-  const Phase& phase;
   const LinearSpec& spec;
   const StreamShape& s;
   const StepWorkspace& workspace;
   RowBlocks blocks;
   uint32_t slabs;
-  int slab_jobs, rows;
+  int slab_jobs, rows, member;
 
   static constexpr int kQuads = kTileN / 4;
 
+  QSPEC_DEVICE int quad() const { return member * kWarp + lane_index(); }
+  QSPEC_DEVICE bool has_quad() const { return quad() < rows * kQuads; }
+
   // Runs [begin, begin + count) of a unit's row-tile j, whose first job is in slab `first`: runs of a slice in order, then slices in order.
-  QSPEC_DEVICE void sum_runs(int first, int j, int quad, int begin, int count, float (&result)[4]) const {
+  QSPEC_DEVICE void sum_runs(int first, int j, int begin, int count, float (&result)[4]) const {
     const uint32_t bytes = slab_bytes(job_tiles<n8>(), blocks.columns()), end = slabs + slab_jobs * bytes;
     int slab = first + begin + (n8 < 3 ? j * s.num_runs : 0);
     while (slab >= slab_jobs) slab -= slab_jobs;
     uint32_t p = slabs + slab * bytes;
-    const uint32_t at = slab_place((n8 < 3 ? 0 : j) * blocks.columns() + quad / kQuads, quad % kQuads * 4);
+    const uint32_t at = slab_place((n8 < 3 ? 0 : j) * blocks.columns() + quad() / kQuads, quad() % kQuads * 4);
     QSPEC_NO_UNROLL
     for (int base = 0; base < count; base += kSliceRuns) {
       uint4 v[kSliceRuns];
@@ -107,31 +104,28 @@ struct UnitSums {
       }
     }
   }
-  QSPEC_DEVICE float4* partial(int slice, int tile, int quad) const {
-    return reinterpret_cast<float4*>(workspace.partials + (static_cast<int64_t>(slice) * rows + quad / kQuads) * spec.weight.n_tiles * kTileN + tile * kTileN) +
-           quad % kQuads;
+  QSPEC_DEVICE float4* partial(int slice, int tile) const {
+    return reinterpret_cast<float4*>(workspace.partials + (static_cast<int64_t>(slice) * rows + quad() / kQuads) * spec.weight.n_tiles * kTileN + tile * kTileN) +
+           quad() % kQuads;
   }
   // This share has only some slices of k: their sums go to the workspace.
   QSPEC_DEVICE void share_slices(int first, int j, int tile) const {
     QSPEC_NO_UNROLL
     for (int begin = 0; begin < s.num_runs; begin += kSliceRuns) {
       const int count = s.num_runs - begin < kSliceRuns ? s.num_runs - begin : kSliceRuns;
-      QSPEC_NO_UNROLL
-      for (int quad = lane_index(); quad < rows * kQuads; quad += kWarp) {
-        float sum[4];
-        sum_runs(first, j, quad, begin, count, sum);
-        store_l2(partial((s.run_begin + begin) / kSliceRuns, tile, quad), float4{sum[0], sum[1], sum[2], sum[3]});
-      }
+      float sum[4];
+      sum_runs(first, j, begin, count, sum);
+      store_l2(partial((s.run_begin + begin) / kSliceRuns, tile), float4{sum[0], sum[1], sum[2], sum[3]});
     }
   }
-  // The parts of k that an item has count up; whoever comes last sees everybody's sums. Parts may pair row-tiles differently, so each counts
-  // for itself. Bit j: item + j is complete.
+  // The parts of k that an item has count up, team member by member; whoever comes last sees everybody's sums. Parts may pair row-tiles
+  // differently, so each counts for itself. Bit j: item + j is complete.
   QSPEC_DEVICE int complete_items(int item, int count) const {
     sync_warp();
     int before = 0;
     if (lane_index() < count) {
       fence_device();
-      int* counter = workspace.counters + item + lane_index();
+      int* counter = workspace.counters + (item + lane_index()) * kMaxTeam + member;
       before = atomic_add(counter, 1);
       if (before == spec.num_parts - 1) *counter = 0;
       fence_device();
@@ -140,7 +134,7 @@ struct UnitSums {
     for (int j = 0; j < count; ++j) complete |= static_cast<int>(shuffle_from(before, j) == spec.num_parts - 1) << j;
     return complete;
   }
-  QSPEC_DEVICE void sum_slices(int tile, int quad, float (&result)[4]) const {
+  QSPEC_DEVICE void sum_slices(int tile, float (&result)[4]) const {
     const int slices = num_slices(spec.weight.k_tiles);
     QSPEC_NO_UNROLL
     for (int base = 0; base < slices; base += 4) {
@@ -148,7 +142,7 @@ struct UnitSums {
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
         v[i] = float4{0, 0, 0, 0};
-        if (base + i < slices) v[i] = load_l2(partial(base + i, tile, quad));
+        if (base + i < slices) v[i] = load_l2(partial(base + i, tile));
       }
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
@@ -166,26 +160,24 @@ struct UnitSums {
     int complete = 3;  // bit j: tile j may be finished here
     if (spec.num_parts > 1) {
       QSPEC_NO_UNROLL
-      for (int j = 0; j < count; ++j) share_slices(first, j, j == 0 ? tile : second);
+      for (int j = 0; j < count && has_quad(); ++j) share_slices(first, j, j == 0 ? tile : second);
       complete = complete_items(tile, s.is_pair ? 1 : count);
     }
+    if (!has_quad()) return;
+    const int row = quad() / kQuads, within = quad() % kQuads * 4;
+    const float factor = shared_load_float(kFactorsAt + row * 4);
+    float sums[4] = {}, before[4] = {};
     QSPEC_NO_UNROLL
-    for (int quad = lane_index(); quad < rows * kQuads; quad += kWarp) {
-      const int row = quad / kQuads, within = quad % kQuads * 4;
-      const float factor = factor_of_row(phase, row);
-      float sums[4] = {}, before[4] = {};
-      QSPEC_NO_UNROLL
-      for (int j = 0; j < count; ++j) {
-        if (!s.is_pair && !(complete >> j & 1)) continue;
-        QSPEC_UNROLL
-        for (int e = 0; e < 4; ++e) before[e] = sums[e];
-        const int of = j == 0 ? tile : second;
-        if (spec.num_parts > 1) sum_slices(of, quad, sums);
-        else sum_runs(first, j, quad, 0, s.num_runs, sums);
-        if (!s.is_pair) store_output(spec, of * kTileN + within, row, factor, sums);
-      }
-      if (s.is_pair && complete != 0) store_silu(spec, blocks, tile * kTileN + within, row, factor, before, sums);
+    for (int j = 0; j < count; ++j) {
+      if (!s.is_pair && !(complete >> j & 1)) continue;
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) before[e] = sums[e];
+      const int of = j == 0 ? tile : second;
+      if (spec.num_parts > 1) sum_slices(of, sums);
+      else sum_runs(first, j, 0, s.num_runs, sums);
+      if (!s.is_pair) store_output(spec, of * kTileN + within, row, factor, sums);
     }
+    if (s.is_pair && complete != 0) store_silu(spec, blocks, tile * kTileN + within, row, factor, before, sums);
   }
 };
 
@@ -194,7 +186,6 @@ struct UnitSums {
 template <int n8>
 struct LinearPhase {
   const StepParams& params;
-  const Phase& phase;
   const LinearSpec& spec;
   const StreamShape& s;
   RowBlocks blocks;
@@ -204,8 +195,12 @@ struct LinearPhase {
   int turn;  // number of the phase: tells its units from another's
 
   static constexpr int kTiles = job_tiles<n8>(), kWarps = step_warps<n8>();
+  static constexpr int kTeam = n8 <= 2 ? n8 : kMaxTeam, kTeams = kWarps / kTeam;  // 32 quads a warp: 8 rows
 
   QSPEC_DEVICE uint32_t stamp(int unit) const { return static_cast<uint32_t>(turn << 16 | (unit + 1)); }
+  QSPEC_DEVICE static uint32_t arrived_at(int unit) { return kUnitsAt + unit % kUnitCounters * 4; }
+  QSPEC_DEVICE static uint32_t stored_at(int unit) { return kStoredAt + unit % kUnitCounters * 4; }
+  QSPEC_DEVICE static uint32_t reduced_at(int unit) { return kReducedAt + unit % kUnitCounters * 4; }
 
   QSPEC_DEVICE void write_slab(uint32_t slab, const Accumulator<kTiles, n8>& total) const {
     const int lane = lane_index(), g = lane / 4, t = lane % 4;
@@ -256,53 +251,71 @@ struct LinearPhase {
     }
   }
 
+  // The same in all lanes.
+  QSPEC_DEVICE static uint32_t counter(uint32_t at) { return static_cast<uint32_t>(shuffle_from(static_cast<int>(shared_load_4(at)), 0)); }
+
   QSPEC_DEVICE void run_jobs(WeightStream<n8>& stream) const {
     const uint32_t bytes = slab_bytes(kTiles, blocks.columns());
-    const int slab_jobs = params.slab_jobs;
+    const int slab_jobs = params.slab_jobs, team = stream.warp / kTeam, units = s.num_jobs / s.unit_jobs;
+    int mine = team;                             // unit that this warp's team stores next
+    int mine_slab = team * s.unit_jobs % slab_jobs;  // where its first job is
+    const auto store_mine = [&]() {
+      if (mine >= units || counter(arrived_at(mine)) != static_cast<uint32_t>(s.unit_jobs)) return false;
+      store_unit(mine, mine_slab, stream.warp % kTeam);
+      mine += kTeams, mine_slab = (mine_slab + kTeams * s.unit_jobs) % slab_jobs;
+      return true;
+    };
     JobCursor at;
     int slab = stream.warp;  // job modulo slab_jobs
     QSPEC_NO_UNROLL
-    for (at.begin(s, stream.warp); at.job < s.num_jobs; at.advance(s, kWarps)) {
-      const bool has_second = kTiles == 2 && has_second_tile(s, at.unit);
-      const int run = n8 < 3 ? at.run(s) : at.within;
-      Accumulator<kTiles, n8> total;
-      total.clear();
-      switch (s.mode) {
-        case GemmMode::kDense: multiply<GemmMode::kDense>(stream, run, has_second, total); break;
-        case GemmMode::kHi: multiply<GemmMode::kHi>(stream, run, has_second, total); break;
-        case GemmMode::kHiLo: multiply<GemmMode::kHiLo>(stream, run, has_second, total); break;
-        case GemmMode::kHiInt: multiply<GemmMode::kHiInt>(stream, run, has_second, total); break;
+    for (at.begin(s, stream.warp);; at.advance(s, kWarps), slab += kWarps) {
+      const bool has_job = at.job < s.num_jobs;
+      if (has_job) {
+        const bool has_second = kTiles == 2 && has_second_tile(s, at.unit);
+        const int run = n8 < 3 ? at.run(s) : at.within;
+        Accumulator<kTiles, n8> total;
+        total.clear();
+        switch (s.mode) {
+          case GemmMode::kDense: multiply<GemmMode::kDense>(stream, run, has_second, total); break;
+          case GemmMode::kHi: multiply<GemmMode::kHi>(stream, run, has_second, total); break;
+          case GemmMode::kHiLo: multiply<GemmMode::kHiLo>(stream, run, has_second, total); break;
+          case GemmMode::kHiInt: multiply<GemmMode::kHiInt>(stream, run, has_second, total); break;
+        }
+        while (slab >= slab_jobs) slab -= slab_jobs;
+        if (at.job >= slab_jobs) {  // the slab's last unit must have been stored
+          const int before = (at.job - slab_jobs) / s.unit_jobs;
+          while (counter(reduced_at(before)) != stamp(before))
+            if (!store_mine()) pause();
+        }
+        write_slab(slabs + slab * bytes, total);
+        sync_warp();
+        if (lane_index() == 0) {
+          fence_block();
+          shared_add(arrived_at(at.unit), 1);
+        }
       }
-      if (at.job >= slab_jobs) {  // the slab's last unit must have been stored
-        const int unit = (at.job - slab_jobs) / s.unit_jobs;
-        while (shared_load_4(kReducedAt + unit % kUnitCounters * 4) != stamp(unit)) pause();
+      // Between jobs, and once there are no more, the team's own units.
+      if (!store_mine() && !has_job) {
+        if (mine >= units) return;
+        pause();
       }
-      while (slab >= slab_jobs) slab -= slab_jobs;
-      write_slab(slabs + slab * bytes, total);
-      sync_warp();
-      int before = 0;
-      if (lane_index() == 0) {
-        fence_block();
-        before = shared_add(kUnitsAt + at.unit % kUnitCounters * 4, 1);
-      }
-      if (shuffle_from(before, 0) == s.unit_jobs - 1) finish(at, slab);
-      slab += kWarps;
     }
   }
 
-  // The unit of the job at `at` is complete; its own slab is `slab`.
-  QSPEC_DEVICE void finish(const JobCursor& at, int slab) const {
+  // The sums of a complete unit, whose first job is in slab `first`: this member's share.
+  QSPEC_DEVICE void store_unit(int unit, int first, int member) const {
     fence_block();
-    int first = slab - at.within;
-    while (first < 0) first += params.slab_jobs;
-    const int tile = s.item_begin + (s.is_pair || n8 < 3 ? at.unit : 2 * at.unit);
-    const bool has_two = s.is_pair || (n8 >= 3 && has_second_tile(s, at.unit));
-    UnitSums<n8>{phase, spec, s, params.workspace, blocks, slabs, params.slab_jobs, rows}.finish(first, tile, has_two ? tile + s.second_tile : -1);
+    const int tile = s.item_begin + (s.is_pair || n8 < 3 ? unit : 2 * unit);
+    const bool has_two = s.is_pair || (n8 >= 3 && has_second_tile(s, unit));
+    UnitSums<n8>{spec, s, params.workspace, blocks, slabs, params.slab_jobs, rows, member}.finish(first, tile, has_two ? tile + s.second_tile : -1);
     sync_warp();
     if (lane_index() == 0) {
-      shared_store_4(kUnitsAt + at.unit % kUnitCounters * 4, 0);
       fence_block();
-      shared_store_4(kReducedAt + at.unit % kUnitCounters * 4, stamp(at.unit));
+      if (kTeam > 1 && shared_add(stored_at(unit), 1) != kTeam - 1) return;
+      shared_store_4(stored_at(unit), 0);
+      shared_store_4(arrived_at(unit), 0);
+      fence_block();
+      shared_store_4(reduced_at(unit), stamp(unit));
     }
   }
 };
@@ -324,15 +337,11 @@ QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const Sha
       shared_store_4(to.sums + i * 4, static_cast<uint32_t>(load_l2(x.sums + begin + i)));
     }
   }
-  if (thread < rows) {
-    float factor = 1.0f;
-    if (x.squares) {
-      const int runs = num_row_runs(phase.source);
-      float sum = 0;
-      for (int i = 0; i < runs; ++i) sum += load_l2(x.squares + thread * runs + i);
-      factor = factor_of_sum(phase.source, sum);
-    }
-    shared_store_float(kFactorsAt + thread * 4, factor);
+  const int lane = lane_index();
+  QSPEC_NO_UNROLL
+  for (int row = thread / kWarp; row < rows; row += num_threads / kWarp) {
+    const float factor = x.squares ? row_factor(phase.source, [&](int i) { return load_l2(x.squares + row * num_row_runs(phase.source) + i); }) : 1.0f;
+    if (lane == 0) shared_store_float(kFactorsAt + row * 4, factor);
   }
   wait_async<0>();
 }
@@ -361,8 +370,16 @@ QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, RowBl
   const ShareInput input = share_input(s, phase.linear.weight.group_size, params.region_at, blocks);
   fetch_input<n8>(phase, s, input, blocks, rows);
   named_barrier(kBlockBarrier, step_threads<n8>());
+  if (n8 == 1 && phase.linear.has_prologue) {  // every warp the same, so that nobody waits for another
+    QSPEC_NO_UNROLL
+    for (int row = 0; row < rows; ++row) {
+      const float factor = row_factor(phase.source, kSquaresAt + row * num_row_runs(phase.source) * 4);
+      if (lane_index() == 0) shared_store_float(kFactorsAt + row * 4, factor);
+    }
+    sync_warp();
+  }
   stamp_clock(params, index, 0);
-  LinearPhase<n8>{params, phase, phase.linear, s, blocks, input, static_cast<uint32_t>(params.slabs_at), rows, index}.run_jobs(stream);
+  LinearPhase<n8>{params, phase.linear, s, blocks, input, static_cast<uint32_t>(params.slabs_at), rows, index}.run_jobs(stream);
 }
 
 }  // namespace qspec::cuda

@@ -146,15 +146,18 @@ QSPEC_DEVICE void store_codes(const XForm& x, const XPlace& place, RowBlocks blo
 
 QSPEC_DEVICE int num_row_runs(const RowsSpec& spec) { return (spec.width + kRunK - 1) / kRunK; }
 
-// 1 / rms from a row's sum of squares, or from the sums of its runs in shared memory; 1 without a norm.
-QSPEC_DEVICE float factor_of_sum(const RowsSpec& spec, float sum) {
-  return spec.source == RowSource::kNorm ? 1.0f / sqrtf(sum / static_cast<float>(spec.width) + spec.eps) : 1.0f;
-}
-QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
+// 1 / rms of a row from the sums of squares of its runs, `squares(i)`, by one warp; 1 without a norm.
+template <typename Squares>
+QSPEC_DEVICE float row_factor(const RowsSpec& spec, const Squares& squares) {
   if (spec.source != RowSource::kNorm) return 1.0f;
+  const int runs = num_row_runs(spec);
   float sum = 0;
-  for (int i = 0; i < num_row_runs(spec); ++i) sum += shared_load_float(squares + i * 4);
-  return factor_of_sum(spec, sum);
+  for (int i = lane_index(); i < runs; i += kWarp) sum += squares(i);
+  return rsqrt_fast(warp_sum(sum) / static_cast<float>(spec.width) + spec.eps);
+}
+// The sums are in shared memory.
+QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
+  return row_factor(spec, [squares](int i) { return shared_load_float(squares + i * 4); });
 }
 
 // Which rows, and which of their runs, one call transforms, and which of these (row, run) pairs are the calling warp's.

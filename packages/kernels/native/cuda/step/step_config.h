@@ -44,8 +44,8 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
   StepConfig config;
   config.stage_bytes = (demand.stage_bytes + 127) / 128 * 128;
   config.region_at = static_cast<int>(fixed_bytes), config.slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
-  // A unit and the warps' next jobs; fewer only make warps wait for each other. Never less than one unit and one job.
-  for (int spare = warps; spare >= 1; spare = spare > 4 ? spare / 2 : spare - 1) {
+  // Three units: one under way, one complete, one being stored; fewer only make warps wait for each other. Never less than a unit and a job.
+  for (int spare = 2 * demand.unit_jobs; spare >= 1; spare = spare > 4 ? spare / 2 : spare - 1) {
     config.slab_jobs = demand.unit_jobs + spare;
     const size_t end = std::max<size_t>(config.region_at + demand.attention_bytes, config.slabs_at + config.slab_jobs * slab);
     config.ring_at = static_cast<int>(end + 127) / 128 * 128;

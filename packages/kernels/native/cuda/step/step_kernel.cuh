@@ -89,7 +89,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   constexpr int threads = step_threads<n8>();
   const int thread = thread_index();
   if (thread < step_warps<n8>() * params.warp_stages) barrier_init(kFullAt + thread * 8, 1);
-  if (thread < kUnitCounters) shared_store_4(kUnitsAt + thread * 4, 0), shared_store_4(kReducedAt + thread * 4, ~0u);
+  if (thread < kUnitCounters) shared_store_4(kUnitsAt + thread * 4, 0), shared_store_4(kReducedAt + thread * 4, ~0u), shared_store_4(kStoredAt + thread * 4, 0);
   if (thread < static_cast<int>(sizeof(StepBatch) / 8)) shared_at<uint2>(kBatchAt + thread * 8) = load_constant(reinterpret_cast<const uint2*>(params.batch) + thread);
   fetch_phase(params, 0, thread);
   load_streams<n8>(params, thread);

@@ -14,6 +14,7 @@ constexpr int kSplitPositions = 128; // attention is summed over splits of this 
 constexpr int kSegmentSplits = 8;    // and segments of this many splits, in order
 constexpr int kMaxStepRows = 32;
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
+constexpr int kMaxTeam = 4;          // warps that store a unit's sums
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
@@ -162,7 +163,7 @@ struct alignas(8) StepBatch {
 struct StepWorkspace {
   unsigned long long* barrier;  // arrivals so far, never reset
   float* partials;              // [slice][row][padded n] of linears whose k is shared out
-  int32_t* counters;            // [row-tiles of the widest linear]
+  int32_t* counters;            // [row-tiles of the widest linear][kMaxTeam]
   float* split_results;         // [row · split_stride + split % split_stride][head][head_dim + 2]: sums, then maximum and weight
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + 2]
   int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
