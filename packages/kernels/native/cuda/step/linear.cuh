@@ -243,7 +243,7 @@ struct LinearPhase {
           const bool is_whole = rest >= kPieceK;
           const int groups = is_whole ? 8 >> half_shift : (rest + (32 << half_shift) - 1) / (32 << half_shift);
           const PieceInput x = piece_input<mode>(input, half_shift, blocks, at);
-          if constexpr (mode == GemmMode::kHiInt) integer_piece<kTiles, n8>(total, hi, count, groups, half_shift, x, lane);
+          if constexpr (mode == GemmMode::kHiInt) integer_piece<kTiles, n8>(total, hi, is_whole, count, groups, half_shift, x, lane);
           else quantized_piece<mode, kTiles, n8>(total, hi, lo, is_whole, count, groups, half_shift, spec.weight.radix, x, lane);
         }
       }

@@ -21,7 +21,7 @@ inline int row_class_of(int rows) {
 }
 inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.n8, 8} : RowBlocks{1, c.max_rows}; }
 
-inline int warps_of(const RowClass& c) { return c.n8 <= 2 ? 16 : 8; }
+inline int warps_of(const RowClass& c) { return c.n8 <= 2 ? 12 : 8; }
 
 struct StepConfig {
   int warp_stages = 0, stage_bytes = 0;

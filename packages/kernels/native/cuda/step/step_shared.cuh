@@ -15,10 +15,10 @@ constexpr int kMaxStages = 128;  // of all warps
 constexpr int kUnitCounters = 64;
 constexpr int kBlockBarrier = 1;
 
-// Sixteen warps have 128 registers each; with 17 rows and more a warp needs up to 255.
+// Twelve warps have 168 registers each; with 17 rows and more a warp needs up to 255.
 template <int n8>
 constexpr int step_warps() {
-  return n8 <= 2 ? 16 : 8;
+  return n8 <= 2 ? 12 : 8;
 }
 template <int n8>
 constexpr int step_threads() {
