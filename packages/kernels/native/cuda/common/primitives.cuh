@@ -326,6 +326,34 @@ QSPEC_DEVICE T load_constant(const T* address) {
 #endif
 }
 
+// Read once, by one warp: past L1. Never written while a kernel runs.
+QSPEC_DEVICE uint4 load_stream_16(const uint8_t* address) {
+  uint4 v;
+#if defined(__CUDACC__)
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
+#else
+  std::memcpy(&v, address, sizeof v);
+#endif
+  return v;
+}
+QSPEC_DEVICE uint32_t load_stream_4(const uint8_t* address) {
+  uint32_t v;
+#if defined(__CUDACC__)
+  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(address));
+#else
+  std::memcpy(&v, address, sizeof v);
+#endif
+  return v;
+}
+// Asks for `bytes` (a multiple of 16, as is the address) to come to L2; nothing waits for them. All lanes of a warp.
+QSPEC_DEVICE void prefetch_l2(const uint8_t* address, uint32_t bytes, int lane) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  if (lane == 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
+#elif defined(__CUDACC__)
+  for (uint32_t at = lane * 128; at < bytes; at += kWarp * 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(address + at) : "memory");
+#endif
+}
+
 QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
 // ---- Shared memory by byte offset from its beginning: where a pointer would have lost which memory it points into -----------------------
@@ -421,56 +449,6 @@ QSPEC_DEVICE void wait_async() {
 #endif
 }
 
-// ---- mbarrier and bulk copies (sm_90) --------------------------------------------------------------------------------------------------
-
-QSPEC_DEVICE void barrier_init(uint32_t barrier, int count) {
-#if defined(__CUDACC__)
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
-#else
-  emulator::barrier_init(reinterpret_cast<uint64_t*>(shared_memory() + barrier), count);
-#endif
-}
-// After the inits, before anybody else (the copy engine too) uses them.
-QSPEC_DEVICE void fence_barrier_init() {
-#if defined(__CUDACC__)
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-QSPEC_DEVICE void barrier_expect(uint32_t barrier, uint32_t bytes) {
-#if defined(__CUDACC__)
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
-#else
-  emulator::barrier_expect(reinterpret_cast<uint64_t*>(shared_memory() + barrier), bytes);
-#endif
-}
-// Has the phase of this parity completed?
-QSPEC_DEVICE bool barrier_test(uint32_t barrier, uint32_t parity) {
-#if defined(__CUDACC__)
-  uint32_t done;
-  asm volatile(
-      "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-      : "=r"(done)
-      : "r"(shared_address(barrier)), "r"(parity)
-      : "memory");
-  return done != 0;
-#else
-  return emulator::barrier_test(reinterpret_cast<uint64_t*>(shared_memory() + barrier), parity);
-#endif
-}
-// Global to shared by the copy engine; both 16-byte aligned, whole multiples of 16. Its bytes count towards `barrier`. For what is read once a
-// launch: it makes room in L2 before anything else does (activations, the cache, not least the program itself).
-QSPEC_DEVICE void bulk_copy(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
-#if defined(__CUDACC__)
-  asm volatile(
-      "{\n.reg .b64 policy;\ncreatepolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], policy;\n}" ::"r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-#else
-  emulator::bulk_copy(shared_memory() + shared, global, bytes, reinterpret_cast<uint64_t*>(shared_memory() + barrier));
-#endif
-}
 // ---- Tensor cores ------------------------------------------------------------------------------------------------------------------
 
 #if !defined(__CUDACC__)
@@ -550,6 +528,17 @@ QSPEC_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, u
   emulator::collective(&lane, combine_mma_bf16, "mma_bf16");
 #endif
 }
+// d = A · B: the same as onto zeros.
+QSPEC_DEVICE void mma_bf16_new(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDACC__)
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+#else
+  for (float& v : d) v = 0;
+  mma_bf16(d, a, b0, b1);
+#endif
+}
 // d += A (16x32 unsigned) · B (32x8 signed), int accumulators.
 QSPEC_DEVICE void mma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if defined(__CUDACC__)
@@ -559,6 +548,16 @@ QSPEC_DEVICE void mma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 #else
   MmaLane<int> lane{d, a, b0, b1};
   emulator::collective(&lane, combine_mma_u8s8, "mma_u8s8");
+#endif
+}
+QSPEC_DEVICE void mma_u8s8_new(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDACC__)
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+#else
+  for (int& v : d) v = 0;
+  mma_u8s8(d, a, b0, b1);
 #endif
 }
 // Four 8x8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8. Lane (g, t) gets row g, columns 2t, 2t+1 of each.

@@ -29,7 +29,6 @@ struct Copy {
   void* to;
   const void* from;
   size_t bytes;
-  uint64_t* barrier;
 };
 
 enum class State { kReady, kWarp, kBarrier, kDone };
@@ -65,7 +64,6 @@ struct Machine {
   std::vector<std::unique_ptr<Thread>> threads;  // kept between launches: their stacks are costly
   std::vector<Warp> warps;
   std::vector<Block> blocks;
-  std::vector<Copy> bulk;
   Thread* current = nullptr;
   const std::function<void()>* body = nullptr;
   int block_threads = 0;
@@ -97,32 +95,6 @@ void thread_main() {
   ++machine().warps[thread.warp].num_done;
   progress();
   for (;;) thread.fiber.yield();
-}
-
-// mbarrier: phase bit, arrivals per phase, arrivals still missing, bytes still missing.
-struct Barrier {
-  uint16_t phase_and_count, pending;
-  int32_t bytes;
-};
-static_assert(sizeof(Barrier) == 8, "one word of shared memory");
-
-void settle(Barrier* b) {
-  if (b->pending != 0 || b->bytes != 0) return;
-  b->phase_and_count ^= 0x8000;
-  b->pending = b->phase_and_count & 0x7fff;
-  progress();
-}
-
-void finish_bulk(size_t index) {
-  Machine& m = machine();
-  const Copy copy = m.bulk[index];
-  m.bulk[index] = m.bulk.back();
-  m.bulk.pop_back();
-  std::memcpy(copy.to, copy.from, copy.bytes);
-  auto* b = reinterpret_cast<Barrier*>(copy.barrier);
-  b->bytes -= static_cast<int32_t>(copy.bytes);
-  settle(b);
-  progress();
 }
 
 // The first lane of the thread's warp that waits for the same.
@@ -189,10 +161,8 @@ void run_blocks(int first_block, int num_live, int num_blocks, int num_threads, 
     Warp& warp = m.warps[alive[pick]];
     run_warp(warp);
     if (warp.num_done == kLanes) alive[pick] = alive.back(), alive.pop_back();
-    if (!m.bulk.empty() && m.next_random() % 4 == 0) finish_bulk(m.next_random() % m.bulk.size());
     if (++m.stalled > kStallLimit) report_stall();
   }
-  if (!m.bulk.empty()) fail("a kernel ended before its bulk copies did.");
   m.num_run += static_cast<uint64_t>(total);
 }
 
@@ -255,7 +225,7 @@ void progress() { machine().stalled = 0; }
 
 void copy_async(void* shared, const void* global, size_t bytes) {
   std::memset(shared, kPoison, bytes);
-  machine().current->open_group.push_back({shared, global, bytes, nullptr});
+  machine().current->open_group.push_back({shared, global, bytes});
 }
 void commit_async() {
   Thread& t = *machine().current;
@@ -268,36 +238,6 @@ void wait_async(int groups_in_flight) {
     for (const Copy& copy : t.groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
     t.groups.pop_front();
   }
-}
-
-void barrier_init(uint64_t* barrier, int count) {
-  auto* b = reinterpret_cast<Barrier*>(barrier);
-  *b = {static_cast<uint16_t>(count), static_cast<uint16_t>(count), 0};
-}
-void barrier_arrive(uint64_t* barrier) {
-  auto* b = reinterpret_cast<Barrier*>(barrier);
-  if (b->pending == 0) fail("more arrivals at an mbarrier than it counts.");
-  --b->pending;
-  settle(b);
-}
-void barrier_expect(uint64_t* barrier, uint32_t bytes) {
-  auto* b = reinterpret_cast<Barrier*>(barrier);
-  b->bytes += static_cast<int32_t>(bytes);
-  if (b->pending == 0) fail("more arrivals at an mbarrier than it counts.");
-  --b->pending;
-  settle(b);
-}
-bool barrier_test(const uint64_t* barrier, uint32_t parity) {
-  const auto* b = reinterpret_cast<const Barrier*>(barrier);
-  return (b->phase_and_count >> 15) != (parity & 1);
-}
-void bulk_copy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0 || bytes % 16 != 0) {
-    fail("a bulk copy must be aligned to 16 bytes at both ends and in length.");
-  }
-  std::memset(shared, kPoison, bytes);
-  machine().bulk.push_back({shared, global, bytes, barrier});
-  progress();
 }
 
 }  // namespace qspec::cuda::emulator

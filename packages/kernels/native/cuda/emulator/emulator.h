@@ -35,10 +35,4 @@ void copy_async(void* shared, const void* global, size_t bytes);
 void commit_async();
 void wait_async(int groups_in_flight);
 
-void barrier_init(uint64_t* barrier, int count);
-void barrier_arrive(uint64_t* barrier);
-void barrier_expect(uint64_t* barrier, uint32_t bytes);
-bool barrier_test(const uint64_t* barrier, uint32_t parity);
-void bulk_copy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier);
-
 }  // namespace qspec::cuda::emulator

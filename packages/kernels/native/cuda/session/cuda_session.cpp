@@ -62,10 +62,10 @@ Status RoundEvents::times(bool has_drafts, double* draft_ms, double* verify_ms) 
 
 // ---- Making ----------------------------------------------------------------------------------------------------------------------------
 
-Status CudaSession::create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out, int most_stages) {
+Status CudaSession::create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out) {
   QSPEC_RETURN_IF_ERROR(validate_session(config));
   QSPEC_CUDA_CALL(cudaSetDevice(device.ordinal));
-  std::unique_ptr<CudaSession> session(new CudaSession(device, std::move(config), most_stages));
+  std::unique_ptr<CudaSession> session(new CudaSession(device, std::move(config)));
   QSPEC_RETURN_IF_ERROR(session->allocate());
   *out = std::move(session);
   return {};
@@ -85,7 +85,7 @@ Status CudaSession::allocate() {
   }
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "scratch of the programs", &scratch_));
   QSPEC_RETURN_IF_ERROR(scratch_.fill(0));
-  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_, most_stages_};
+  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_};
   buffers_.reserve(2);
   for (int i = 0; i < 2; ++i) {
     if (!programs[i]) continue;
@@ -413,7 +413,8 @@ OpKind op_of(const Phase& phase) {
     case PhaseKind::kEmbedding: return OpKind::kEmbedding;
     case PhaseKind::kRopeTable: return OpKind::kRopeKvWrite;
     case PhaseKind::kGather: return OpKind::kGatherRows;
-    case PhaseKind::kLinear: return OpKind::kLinear;
+    case PhaseKind::kLinear:
+    case PhaseKind::kReduce: return OpKind::kLinear;
     case PhaseKind::kAttention: return OpKind::kAttention;
     case PhaseKind::kRows: break;
   }

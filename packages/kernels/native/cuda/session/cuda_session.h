@@ -30,8 +30,7 @@ class RoundEvents {
 class CudaSession : public Session {
  public:
   // Scratch and KV are reserved here. kUnsupported for what has no kernels; kOutOfMemory says what was asked for and what to lower.
-  static Status create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out, int most_stages = kMostStages);
-  static constexpr int kMostStages = 6;  // of a warp's weight ring; benchmarks try others
+  static Status create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out);
 
   Status forward(const ForwardBatch& batch, ForwardResult* result) override;
   Status round(const RoundBatch& batch, RoundResult* result) override;
@@ -50,7 +49,7 @@ class CudaSession : public Session {
   const std::vector<Phase>& phases(bool is_draft, int num_rows) const { return plans_[is_draft]->phases(row_class_of(num_rows)); }
 
  private:
-  CudaSession(const DeviceInfo& device, SessionConfig config, int most_stages) : device_(device), config_(std::move(config)), most_stages_(most_stages) {}
+  CudaSession(const DeviceInfo& device, SessionConfig config) : device_(device), config_(std::move(config)) {}
   Status allocate();
   Status allocate_workspace();
   StepParams step_params(const Launch& launch) const;
@@ -67,7 +66,6 @@ class CudaSession : public Session {
 
   const DeviceInfo device_;
   SessionConfig config_;
-  const int most_stages_;
   Stream stream_;
   DeviceKv kv_;
   VectorStore vectors_;

@@ -10,7 +10,7 @@ namespace qspec::cuda {
 namespace {
 
 // A block takes as much of k as fits this many bytes of activations, at least one slice: beyond it the sums are exchanged through memory.
-constexpr int64_t kShareBytes = 64 << 10;
+constexpr int64_t kShareBytes = 128 << 10;
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 int log2_of(int value) {
@@ -110,16 +110,20 @@ class PhaseBuilder {
       std::memset(static_cast<void*>(&phase), 0, sizeof phase);
       QSPEC_RETURN_IF_ERROR(fill(program_.nodes[i], &phase));
       out.phases.push_back(phase);
+      if (phase.kind != PhaseKind::kLinear || !has_reduce()) continue;
+      phase.kind = PhaseKind::kReduce;
+      out.phases.push_back(phase);
     }
     for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
     for (Phase& phase : out.phases) {
       if (phase.kind != PhaseKind::kLinear) continue;
-      phase.shape_index = shape_of(phase.linear, out);
-      if (phase.shape_index < 0) return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to have at most 24 linears of different shapes on CUDA; use the CPU backend."};
+      const int shape = shape_of(phase.linear, out);
+      phase.shape_index = static_cast<int16_t>(shape), phase.linear_index = static_cast<int16_t>(out.linears.size());
+      if (shape < 0) return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to have at most 24 linears of different shapes on CUDA; use the CPU backend."};
       out.linears.push_back(phase);
       out.num_token_linears += phase.rows == Rows::kTokens;
     }
-    if (configure_step(class_, demand_, step_fixed_bytes(static_cast<int>(out.linears.size())), environment_.shared_bytes, environment_.most_stages, &out.config)) return {};
+    if (configure_step(class_, demand_, step_fixed_bytes(static_cast<int>(out.linears.size())), environment_.shared_bytes, &out.config)) return {};
     return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to fit a multiprocessor's " + std::to_string(environment_.shared_bytes) +
                                           " bytes of shared memory but its activations need " + std::to_string(demand_.x_bytes) + "; use the CPU backend."};
   }
@@ -148,6 +152,7 @@ class PhaseBuilder {
         else phase->x = x_form(node, node.x_buffer);
         return {};
       case PhaseKind::kLinear: return fill_linear(node, phase);
+      case PhaseKind::kReduce: return {};  // comes with its linear
       case PhaseKind::kAttention: fill_attention(node, &phase->attention); return {};
     }
     return {};
@@ -206,10 +211,13 @@ class PhaseBuilder {
     }
     demand_.x_bytes = std::max<int>(demand_.x_bytes, static_cast<int>(longest * slice_bytes));
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
-    demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu && class_.n8 < 3 ? 2 : 1));
-    demand_.stage_bytes = std::max(demand_.stage_bytes, stage_bytes(node.mode, spec->weight.group_size, class_.n8));
-    if (parts > 1) {
-      plan_.partial_floats_ = std::max(plan_.partial_floats_, static_cast<int64_t>(slices) * class_.max_rows * spec->weight.n_tiles * kTileN);
+    demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
+    spec->job_runs = has_reduce() ? job_runs(*spec) : 1;
+    const int64_t tile_floats = int64_t{1} * columns * kTileN * spec->weight.n_tiles;
+    if (has_reduce()) {
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, (num_runs(spec->weight.k_tiles) + spec->job_runs - 1) / spec->job_runs * tile_floats);
+    } else if (parts > 1) {
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, slices * tile_floats);
       plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, static_cast<int64_t>(spec->weight.n_tiles) * kMaxTeam);
     }
     return {};
@@ -240,6 +248,21 @@ class PhaseBuilder {
     if (plan.shape_linears.size() == kMaxStreamShapes) return -1;
     plan.shape_linears.push_back(static_cast<int>(plan.linears.size()));
     return static_cast<int>(plan.shape_linears.size()) - 1;
+  }
+
+  // From 17 rows on the sums of a linear are stored by a phase of their own.
+  bool has_reduce() const { return class_.n8 >= 3; }
+
+  // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy: whichever has fewer runs one after another; sums
+  // count as well, about a run's time for so many bytes.
+  int job_runs(const LinearSpec& spec) const {
+    constexpr int64_t kRunBytes = 8 << 20;
+    const int warps = environment_.num_blocks * kStepWarps;
+    const int64_t tiles = spec.weight.n_tiles, runs = num_runs(spec.weight.k_tiles), slices = num_slices(spec.weight.k_tiles);
+    const int64_t bytes = tiles * kTileN * blocks_.columns() * 4;
+    const int64_t by_runs = (tiles * runs + warps - 1) / warps + runs * bytes / kRunBytes;
+    const int64_t by_slices = (tiles * slices + warps - 1) / warps * kSliceRuns + slices * bytes / kRunBytes;
+    return by_runs <= by_slices ? 1 : kSliceRuns;
   }
 
   // Phases that touch nothing in common may follow each other at once.
@@ -291,8 +314,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   params->num_shapes = static_cast<int>(c.shape_linears.size());
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
-  params->warp_stages = c.config.warp_stages, params->stage_bytes = c.config.stage_bytes;
-  params->region_at = c.config.region_at, params->ring_at = c.config.ring_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs;
+  params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs;
 }
 
 }  // namespace qspec::cuda

@@ -16,7 +16,6 @@ struct StepEnvironment {
   int num_blocks = 0;          // of the grid: one a multiprocessor
   size_t shared_bytes = 0;     // most a block may have
   const DeviceKv* kv = nullptr;
-  int most_stages = 6;         // of a warp's weight ring
 };
 
 // Scratch of a program in one device allocation that several programs may share: contents don't survive a launch.

@@ -1,8 +1,8 @@
 // One forward pass in one kernel: a block a multiprocessor, all of them walking the phases together.
 //
 // Why one kernel: a decode step is bound by the bytes of its weights, and weights depend on nothing. Kernels one after another stop the stream
-// at every boundary; here every warp keeps its ring of stages full across phases, so that memory works on while the grid meets at a barrier or
-// computes attention. See docs/architecture.md.
+// at every boundary; here every warp asks for weights ahead of its reading, across phases, so that memory works on while the grid meets at a
+// barrier or computes attention. See docs/architecture.md.
 #pragma once
 #include "step/attention.cuh"
 #include "step/linear.cuh"
@@ -45,7 +45,7 @@ QSPEC_DEVICE RowBlocks row_blocks(int n8, int rows) {
 }
 
 template <int n8>
-QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, WeightStream<n8>& stream, int index) {
+QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index, int num_linears) {
   constexpr int warps = step_warps<n8>();
   const int thread = thread_index(), warp = thread / kWarp;
   switch (phase.kind) {
@@ -53,7 +53,10 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlo
     case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, step_batch(), thread, warps * kWarp); break;
     case PhaseKind::kRows: run_rows<n8>(phase, blocks); break;
     case PhaseKind::kGather: gather_rows(phase, warps); break;
-    case PhaseKind::kLinear: run_linear<n8>(params, phase, blocks, stream, index); break;
+    case PhaseKind::kLinear: run_linear<n8>(params, phase, blocks, index, num_linears); break;
+    case PhaseKind::kReduce:
+      if constexpr (n8 >= 3) run_reduce<n8>(params, phase, blocks);
+      break;
     case PhaseKind::kAttention: attention_phase<warps>(params, phase, blocks, index).run(); break;
   }
 }
@@ -88,12 +91,10 @@ template <int n8>
 QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepParams params) {
   constexpr int threads = step_threads<n8>();
   const int thread = thread_index();
-  if (thread < step_warps<n8>() * params.warp_stages) barrier_init(kFullAt + thread * 8, 1);
   if (thread < kUnitCounters) shared_store_4(kUnitsAt + thread * 4, 0), shared_store_4(kReducedAt + thread * 4, ~0u), shared_store_4(kStoredAt + thread * 4, 0);
   if (thread < static_cast<int>(sizeof(StepBatch) / 8)) shared_at<uint2>(kBatchAt + thread * 8) = load_constant(reinterpret_cast<const uint2*>(params.batch) + thread);
   fetch_phase(params, 0, thread);
   load_streams<n8>(params, thread);
-  fence_barrier_init();
   const StepBatch& batch = step_batch();
   if (batch.num_items > 0) start_attention(batch, thread, threads);
   GridBarrier barrier;
@@ -102,13 +103,13 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
 
   const RowBlocks blocks = row_blocks(n8, batch.rows > batch.logit_rows ? batch.rows : batch.logit_rows);
   const bool has_logits = batch.logit_rows > 0, has_tree = batch.has_tree != 0;
-  WeightStream<n8> stream;
-  stream.begin(params, thread, has_logits ? params.num_linears : params.num_token_linears);
+  const int num_linears = has_logits ? params.num_linears : params.num_token_linears;
+  prefetch_linear<n8>(0, num_linears, thread);
   stamp_clock(params, -1, 0);
   for (int i = 0; i < params.num_phases; ++i) {
     const Phase& phase = phase_at(i);
     const bool is_skipped = phase.rows != Rows::kTokens && !has_logits, is_barrier = phase.barrier_after && !is_skipped;
-    if (!is_skipped) run_phase<n8>(params, phase, blocks, stream, i);
+    if (!is_skipped) run_phase<n8>(params, phase, blocks, i, num_linears);
     stamp_clock(params, i, kStampSteps - 3);
     fetch_phase(params, i + 1, thread);     // into the slot that everybody left at the last barrier
     named_barrier(kBlockBarrier, threads);  // from here on `phase` may change under us

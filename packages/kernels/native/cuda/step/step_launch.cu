@@ -1,7 +1,6 @@
 #include "step/step_launch.h"
 
 #include "step/attention.cuh"
-#include "step/weight_stream.cuh"
 #include "step/step_n8.h"
 
 namespace qspec::cuda {
@@ -9,8 +8,6 @@ namespace qspec::cuda {
 size_t step_fixed_bytes(int num_linears) { return step_fixed(num_linears); }
 
 int attention_tile_bytes(int head_dim) { return attention_shared_bytes(head_dim); }
-
-int stage_bytes(GemmMode mode, int group_size, int n8) { return (n8 >= 3 ? 2 : 1) * (part_bytes(mode, group_size) + low_part_bytes(mode)); }
 
 Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
   switch (kRowClasses[row_class].n8) {

@@ -5,10 +5,9 @@
 
 namespace qspec::cuda {
 
-// Shared memory: before the region; of attention's tiles; of a stage that holds a part of a run.
+// Shared memory: before the region; of attention's tiles.
 size_t step_fixed_bytes(int num_linears);
 int attention_tile_bytes(int head_dim);
-int stage_bytes(GemmMode mode, int group_size, int n8);
 
 // One forward pass over the rows of `params.batch`, which are of class `row_class`. `num_blocks`: at most one a multiprocessor.
 Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);

@@ -14,7 +14,7 @@ constexpr int kSplitPositions = 128; // attention is summed over splits of this 
 constexpr int kSegmentSplits = 8;    // and segments of this many splits, in order
 constexpr int kMaxStepRows = 32;
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
-constexpr int kMaxTeam = 4;          // warps that store a unit's sums
+constexpr int kMaxTeam = 2;          // warps that store a unit's sums
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
@@ -22,7 +22,7 @@ constexpr int kStampSteps = 8;       // of a phase: its own; kStampSteps - 3: th
 constexpr int stamps_stride(int num_phases) { return 1 + num_phases * kStampSteps; }
 constexpr int kMaxRowRuns = 64;      // runs of 512 in the widest row that has a norm or one quantisation scale
 
-enum class PhaseKind : uint8_t { kEmbedding, kRopeTable, kRows, kGather, kLinear, kAttention };
+enum class PhaseKind : uint8_t { kEmbedding, kRopeTable, kRows, kGather, kLinear, kReduce, kAttention };
 enum class GemmMode : uint8_t { kDense, kHi, kHiLo, kHiInt };
 enum class Epilogue : uint8_t { kStore, kAdd, kSilu };
 enum class RowSource : uint8_t { kPlain, kNorm, kSilu };
@@ -59,6 +59,7 @@ struct LinearSpec {
   bool has_prologue;     // the input is made from RowsSpec; else XForm is copied
   uint8_t half_shift;    // log2 of half tiles (32 k) a group
   int num_items;         // row-tiles, or pairs of them (kSilu: gate tile i, up tile i)
+  int job_runs;          // runs of a job: 1, or (from 17 rows on) 4
   int num_parts;
   int16_t part_slice[kMaxParts + 1];  // first slice of each part
   int16_t part_block[kMaxParts + 1];  // first block of each part
@@ -106,7 +107,8 @@ struct alignas(kPhaseBytes) Phase {
   PhaseKind kind;
   Rows rows;
   bool barrier_after;
-  int shape_index;  // kLinear: which of StepParams::shape_linears is cut and streamed alike
+  int16_t shape_index;   // kLinear: which of StepParams::shape_linears is cut and streamed alike
+  int16_t linear_index;  // kLinear: which of StepParams::linears it is
   RowsSpec source;
   XForm x;
   LinearSpec linear;
@@ -162,8 +164,8 @@ struct alignas(8) StepBatch {
 // Scratch that launches of one stream share; counters are zero before the first and after every launch.
 struct StepWorkspace {
   unsigned long long* barrier;  // arrivals so far, never reset
-  float* partials;              // [slice][row][padded n] of linears whose k is shared out
-  int32_t* counters;            // [row-tiles of the widest linear][kMaxTeam]
+  float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see job_sums()
+  int32_t* counters;            // [items of the widest linear][kMaxTeam]
   float* split_results;         // [row · split_stride + split % split_stride][head][head_dim + 2]: sums, then maximum and weight
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + 2]
   int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
@@ -179,8 +181,7 @@ struct StepParams {
   int num_shapes;
   int num_phases;
   int num_linears, num_token_linears;  // all; those before the logits
-  int warp_stages, stage_bytes; // of each warp's weight ring
-  int region_at, ring_at;       // in shared memory: what a phase works on (activations, from slabs_at on slabs), and the weight rings
+  int region_at;                // in shared memory: what a phase works on: activations, from slabs_at on slabs
   int slabs_at, slab_jobs;
   unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
   int stamps_stride;

@@ -1,33 +1,26 @@
 // Shared memory of the step kernel.
 //
-//   [phases][batch][small arrays][stream shapes and sources] [region] [ring]
+//   [phases][batch][small arrays][stream shapes and sources] [region]
 //
-// The region holds what one phase works on: a linear's activations and slabs, or attention's tiles. The ring holds weights: every warp has
-// stages of its own, which it fills and empties itself (step/weight_stream.cuh). All places but the last two are constants, so that nobody
-// has to carry them in registers.
+// The region holds what one phase works on: a linear's activations and slabs, or attention's tiles. All places before it are constants, so
+// that nobody has to carry them in registers.
 #pragma once
 #include "common/primitives.cuh"
 #include "step/step_program.h"
 
 namespace qspec::cuda {
 
-constexpr int kMaxStages = 128;  // of all warps
 constexpr int kUnitCounters = 64;
 constexpr int kBlockBarrier = 1;
 
-// Twelve warps have 168 registers each; with 17 rows and more a warp needs up to 255.
+// Twelve warps have 168 registers each.
 template <int n8>
 constexpr int step_warps() {
-  return n8 <= 2 ? 12 : 8;
+  return 12;
 }
 template <int n8>
 constexpr int step_threads() {
   return step_warps<n8>() * kWarp;
-}
-// Row-tiles of a job: with many rows an activation fragment read from shared memory serves two.
-template <int n8>
-constexpr int job_tiles() {
-  return n8 >= 3 ? 2 : 1;
 }
 
 // What attention needs of the batch in every layer: this block's first item, its fold, the slots of its first split, and the rows.
@@ -48,13 +41,13 @@ struct StreamShape {
   bool is_pair;             // items are (gate, up) pairs
   int item_begin, item_end;
   int run_begin, num_runs;
-  int unit_jobs, num_jobs;  // a unit: a row-tile, two neighbours (n8 >= 3), or a (gate, up) pair
-  int second_tile;          // row-tiles from a unit's first to its second
+  int unit_jobs, num_jobs;  // see JobCursor
+  int job_runs;             // most runs of a job
+  int second_tile;          // row-tiles from a pair's first to its second
   int tiles;                // of k, to the share's end
   int k;                    // the same in elements
-  int part_tiles;           // a run comes in parts of this many tiles
-  uint32_t run_bytes, part_bytes, end_bytes;              // dense, or codes with scales: of a run, a part, from the share's first run to the row-tile's end
-  uint32_t low_run_bytes, low_part_bytes, low_end_bytes;  // of the low plane; 0 where it isn't read
+  uint32_t run_bytes, end_bytes;          // dense, or codes with scales: of a run; from the share's first run to the row-tile's end
+  uint32_t low_run_bytes, low_end_bytes;  // of the low plane; 0 where it isn't read
   uint32_t tile_bytes, low_tile_bytes;                    // from row-tile to row-tile
 };
 // Where the share of one linear begins, by plane.
@@ -69,8 +62,7 @@ struct StreamSource {
 QSPEC_HOST_DEVICE constexpr uint32_t after(uint32_t at, size_t bytes) { return at + (static_cast<uint32_t>(bytes) + 15) / 16 * 16; }
 constexpr uint32_t kPhasesAt = 0;                                                // Phase [2] the current one and the next
 constexpr uint32_t kBatchAt = after(kPhasesAt, 2 * sizeof(Phase));               // StepBatch
-constexpr uint32_t kFullAt = after(kBatchAt, sizeof(StepBatch));                 // mbarrier [stages]: a stage's bytes have arrived
-constexpr uint32_t kStartAt = after(kFullAt, kMaxStages * 8);                    // AttentionStart
+constexpr uint32_t kStartAt = after(kBatchAt, sizeof(StepBatch));                // AttentionStart
 constexpr uint32_t kUnitsAt = after(kStartAt, sizeof(AttentionStart));           // int [kUnitCounters] jobs of a unit that are done
 constexpr uint32_t kReducedAt = after(kUnitsAt, kUnitCounters * 4);              // int [kUnitCounters] stamp of the unit that was stored last
 constexpr uint32_t kStoredAt = after(kReducedAt, kUnitCounters * 4);             // int [kUnitCounters] members of its team that have stored a unit

@@ -1,0 +1,111 @@
+// What the two ways of doing a linear share: its input in shared memory, what becomes of its sums, and the product of a run.
+#pragma once
+#include "step/row_math.cuh"
+#include "step/weight_jobs.cuh"
+
+namespace qspec::cuda {
+
+// Activations of a share in the region, from run 0 of the share: offsets; integer scales and sums behind the codes.
+struct ShareInput {
+  uint32_t x, scales, sums;
+};
+QSPEC_DEVICE ShareInput share_input(const StreamShape& s, int group_size, uint32_t region, RowBlocks blocks) {
+  if (!is_integer(s.mode)) return {region, 0, 0};
+  const uint32_t scales = region + s.num_runs * kRunTiles * code_tile_bytes(blocks);
+  return {region, scales, scales + s.num_runs * (kRunK / group_size) * blocks.columns() * 4};
+}
+// From tile `first_tile` of the share on.
+template <GemmMode mode>
+QSPEC_DEVICE TileInput tile_input(const ShareInput& share, int half_shift, RowBlocks blocks, int first_tile) {
+  if constexpr (!is_integer(mode)) return {share.x + first_tile * x_tile_bytes(blocks), 0, 0, blocks};
+  const int group = (2 * first_tile >> half_shift) * blocks.columns() * 4;
+  return {share.x + first_tile * code_tile_bytes(blocks), share.scales + group, share.sums + group, blocks};
+}
+
+// ---- What becomes of a sum ---------------------------------------------------------------------------------------------------------------
+
+// Four neighbouring outputs of a row: sums over k in, the op's values out. `factor`: of the row's norm.
+QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, float (&v)[4]) {
+  const float scale = spec.mode == GemmMode::kHiLo ? factor / static_cast<float>(spec.weight.radix) : factor;
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    v[e] *= scale;
+    if (spec.bias && column + e < spec.weight.n) v[e] += load_constant(spec.bias + column + e);
+  }
+}
+QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float (&v)[4]) {
+  finish_sums(spec, column, factor, v);
+  float* p = spec.output + row * spec.output_stride + spec.output_column + column;
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    if (column + e >= spec.weight.n) return;
+    if (spec.epilogue == Epilogue::kAdd) add_to(p + e, v[e]);
+    else p[e] = v[e];
+  }
+}
+// silu(gate) · up of elements k … k + 3 of the product (its width is a multiple of 16): float rows, or bf16 x-form.
+QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, int row, float factor, float (&gate)[4], float (&up)[4]) {
+  const int width = spec.weight.n / 2;
+  finish_sums(spec, k, factor, gate);
+  finish_sums(spec, width + k, factor, up);
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) gate[e] = silu(gate[e]) * up[e];
+  if (spec.out_x == nullptr) *reinterpret_cast<float4*>(spec.output + static_cast<int64_t>(row) * width + k) = float4{gate[0], gate[1], gate[2], gate[3]};
+  else *reinterpret_cast<uint2*>(spec.out_x + x_offset(blocks, row, k)) = uint2{pack_bf16(gate[0], gate[1]), pack_bf16(gate[2], gate[3])};
+}
+
+// ---- The product of a run -----------------------------------------------------------------------------------------------------------------
+
+// A linear phase of this block.
+template <int n8>
+struct LinearPhase {
+  const StepParams& params;
+  const LinearSpec& spec;
+  const StreamShape& s;
+  RowBlocks blocks;
+  ShareInput input;
+  int rows;
+  int index;  // of the phase
+};
+
+// Multiplies runs one after another; the first chunk of the next comes while the last of one is multiplied.
+template <int n8, GemmMode mode, int shift>
+struct RunProduct {
+  using Chunk = WeightChunk<mode, 1, shift, n8 >= 3>;
+
+  const LinearPhase<n8>& phase;
+  int lane;
+  uint32_t radix2;
+  Chunk even, odd;  // take turns
+
+  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(lane_index()) {
+    const float radix = static_cast<float>(phase.spec.weight.radix);
+    radix2 = mode == GemmMode::kHiLo ? pack_bf16(radix, radix) : 0;
+    even.clear();
+  }
+  QSPEC_DEVICE bool is_whole(int run) const { return phase.s.k - run * kRunK >= kRunK; }
+  // Asks for the first chunk of `run`, which lies at `place`.
+  QSPEC_DEVICE void begin(const RunPlace<1>& place, int run) {
+    if (is_whole(run)) even.load(place, 0, phase.spec.half_shift, lane);
+  }
+  // total = the run's product; `next` begins after it, if there is one.
+  QSPEC_DEVICE void multiply(Accumulator<1, n8>& total, const RunPlace<1>& place, int run, bool has_next, const RunPlace<1>& next, int next_run) {
+    const int half_shift = phase.spec.half_shift, first = run * kRunTiles;
+    total.clear();
+    if (!is_whole(run)) {
+      multiply_short_run<mode>(total, place, phase.s.k - run * kRunK, tile_input<mode>(phase.input, half_shift, phase.blocks, first), half_shift, radix2, lane);
+      if (has_next) begin(next, next_run);
+      return;
+    }
+    QSPEC_NO_UNROLL
+    for (int c = 0; c < Chunk::kChunks; c += 2) {
+      odd.load(place, c + 1, half_shift, lane);
+      even.multiply(total, tile_input<mode>(phase.input, half_shift, phase.blocks, first + c * Chunk::kTiles), half_shift, radix2, lane);
+      if (c + 2 < Chunk::kChunks) even.load(place, c + 2, half_shift, lane);
+      else if (has_next) begin(next, next_run);
+      odd.multiply(total, tile_input<mode>(phase.input, half_shift, phase.blocks, first + (c + 1) * Chunk::kTiles), half_shift, radix2, lane);
+    }
+  }
+};
+
+}  // namespace qspec::cuda

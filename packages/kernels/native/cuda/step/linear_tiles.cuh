@@ -1,0 +1,125 @@
+// A linear of 17 rows and more. Jobs leave their sums in the workspace; after the grid's next barrier a phase of its own adds them in order and
+// stores, spread evenly over all threads: with so many sums that costs less than meeting per row-tile.
+#pragma once
+#include "step/linear_shared.cuh"
+
+namespace qspec::cuda {
+
+// Sums of job number `job` of a row-tile (over all of k): [column][16 outputs].
+QSPEC_DEVICE float* job_sums(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int job, int tile) {
+  return workspace.partials + (static_cast<int64_t>(job) * spec.weight.n_tiles + tile) * columns * kTileN;
+}
+
+template <int n8, GemmMode mode, int shift>
+struct TileJobs {
+  const LinearPhase<n8>& phase;
+  const StreamShape& s;
+  int lane;
+  RunProduct<n8, mode, shift> product;
+
+  QSPEC_DEVICE explicit TileJobs(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
+
+  QSPEC_DEVICE void leave(const Accumulator<1, n8>& sums, const JobCursor<n8>& at) const {
+    const int g = lane / 4, t = lane % 4;
+    float* p = job_sums(phase.params.workspace, phase.spec, 8 * n8, (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + 2 * t * kTileN + g;
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c)
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) store_l2(p + (8 * c + (i & 1)) * kTileN + 8 * (i >> 1), sums.value[0][c][i]);
+  }
+
+  // `wait`: until the input is there.
+  template <typename Wait>
+  QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
+    JobCursor<n8> at, next;
+    at.begin(s, thread_index() / kWarp);
+    RunPlace<1> place = at.place(s, source), following;
+    if (at.is_there(s)) product.begin(place, at.run(s));
+    wait();
+    while (at.is_there(s)) {
+      next = at, next.advance(s);
+      const int runs = at.num_runs(s);
+      Accumulator<1, n8> sums, total;
+      sums.clear();
+      QSPEC_NO_UNROLL
+      for (int r = 0; r < runs; ++r) {
+        const int run = at.run(s) + r;
+        const bool is_end = r + 1 == runs, has_following = !is_end || next.is_there(s);
+        const int following_run = is_end ? next.run(s) : run + 1;
+        if (is_end) following = next.place(s, source);
+        else following.high[0] = place.high[0] + s.run_bytes, following.low[0] = place.low[0] + s.low_run_bytes;
+        if (has_following) prefetch_run(s, following, following_run, lane);
+        product.multiply(total, place, run, has_following, following, following_run);
+        QSPEC_UNROLL
+        for (int c = 0; c < n8; ++c)
+          QSPEC_UNROLL
+          for (int i = 0; i < 4; ++i) sums.value[0][c][i] = r == 0 ? total.value[0][c][i] : sums.value[0][c][i] + total.value[0][c][i];
+        place = following;
+      }
+      leave(sums, at);
+      at = next;
+    }
+  }
+};
+
+// ---- The reducing phase ----------------------------------------------------------------------------------------------------------------------
+
+// Four neighbouring outputs of a column: runs of a slice in order, then slices in order. Jobs are runs, or whole slices.
+QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int tile, int at, float (&result)[4]) {
+  const int jobs = (num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs, together = kSliceRuns / spec.job_runs;
+  const float* p = job_sums(workspace, spec, columns, 0, tile) + at;
+  const int64_t stride = static_cast<int64_t>(spec.weight.n_tiles) * columns * kTileN;
+  QSPEC_NO_UNROLL
+  for (int base = 0; base < jobs; base += 4) {
+    float4 v[4];  // all loads wait together
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      v[i] = float4{0, 0, 0, 0};
+      if (base + i < jobs) v[i] = load_l2(reinterpret_cast<const float4*>(p));
+      p += stride;
+    }
+    float sum[4] = {v[0].x, v[0].y, v[0].z, v[0].w};
+    if (together == 1) {  // each is a slice
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) result[e] = base == 0 ? sum[e] : result[e] + sum[e];
+    }
+    QSPEC_UNROLL
+    for (int i = 1; i < 4; ++i) {
+      if (base + i >= jobs) break;
+      const float four[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        if (together == 1) result[e] += four[e];
+        else sum[e] += four[e];
+      }
+    }
+    if (together == 1) continue;
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) result[e] = base == 0 ? sum[e] : result[e] + sum[e];
+  }
+}
+
+template <int n8>
+QSPEC_DEVICE void run_reduce(const StepParams& params, const Phase& phase, RowBlocks blocks) {
+  constexpr int kColumns = 8 * n8, kQuads = kTileN / 4;
+  const LinearSpec& spec = phase.linear;
+  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
+  const bool is_pair = spec.epilogue == Epilogue::kSilu;
+  const int tiles = is_pair ? spec.weight.n_tiles / 2 : spec.weight.n_tiles;
+  QSPEC_NO_UNROLL
+  for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * kColumns * kQuads; i += grid_blocks() * step_threads<n8>()) {
+    const int tile = i / (kColumns * kQuads), row = i / kQuads % kColumns, within = i % kQuads * 4;
+    if (row >= rows) continue;
+    const float factor = shared_load_float(kFactorsAt + row * 4);
+    float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
+    add_jobs(params.workspace, spec, kColumns, tile, row * kTileN + within, sum);
+    if (is_pair) {
+      add_jobs(params.workspace, spec, kColumns, tiles + tile, row * kTileN + within, up);
+      store_silu(spec, blocks, tile * kTileN + within, row, factor, sum, up);
+    } else {
+      store_output(spec, tile * kTileN + within, row, factor, sum);
+    }
+  }
+}
+
+}  // namespace qspec::cuda
