@@ -1,6 +1,6 @@
 // qspec on a real GPU:
 //   npm run gpu:test                 native conformance, then the engine's text on tally-10m: speculative = plain, token for token
-//   npm run gpu:bench                steps of real shapes, tally-10m end to end, PyTorch beside them
+//   npm run gpu:bench                single ops, steps of real shapes, tally-10m end to end, PyTorch beside them
 //   npm run gpu:pack -- <folder>     a folder that does both with a Node binary and a driver alone: node <folder>/gpu.mjs test
 // Options of all three come after `--`:
 //   --prebuilt <folder>   executables (and addon) built elsewhere, or a folder that gpu:pack made: no compiler needed
@@ -14,11 +14,8 @@ import { assemble, describeFolder } from './gpu/folder.mjs';
 import { installDependencies } from './lib/install.mjs';
 import { fail, root, run } from './lib/process.mjs';
 
-const EXECUTABLES = {
-  test: ['test_cuda_session'],
-  bench: ['bench_cuda_steps'],
-  pack: ['test_cuda_session', 'bench_cuda_steps'],
-};
+const BENCHES = ['bench_cuda_ops', 'bench_cuda_steps'];
+const EXECUTABLES = { test: ['test_cuda_session'], bench: BENCHES, pack: ['test_cuda_session', ...BENCHES] };
 
 const [command, ...args] = process.argv.slice(2);
 await main();

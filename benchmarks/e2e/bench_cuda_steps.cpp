@@ -1,79 +1,23 @@
 // Step and round times of whole models on a CUDA device, with real shapes and random weights (acceptance is then an input, and printed as such).
-//   bench_cuda_steps <out.csv> <commit> [shape] [filter]      shapes: llama-3-8b (default), llama-2-7b, llama-3.2-1b, llama-3.2-3b, all
+//   bench_cuda_steps <out.csv> <commit> [shape] [filter]
+//     shape   llama-3-8b (default), llama-2-7b, llama-3.2-1b, llama-3.2-3b, all; latency: a tiny model, whose steps are launches and barriers
+//     filter  quick (fewer cases), names of pairings (w8a16/none, w8a16/nested-hi …), or both: quick,w4a16/none
 // Method: benchmarks/README.md. Without a device: one sentence, exit code 77.
-#include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <map>
-#include <string>
-#include <vector>
 
-#include "llama_program.h"
-#include "session/cuda_backend.h"
-#include "session/cuda_session.h"
-#include "weights/device_weight.h"
+#include "../common/cuda_bench.h"
 
 using namespace qspec;
-using namespace qspec::cuda;
-using qspec::test::LlamaMode;
-using qspec::test::LlamaShape;
+using namespace qspec::bench;
 
 namespace {
 
-struct NamedShape {
-  const char* name;
-  LlamaShape shape;
-};
-
-LlamaShape shape_of(int vocab, int hidden, int intermediate, int layers, int heads, int kv_heads, int head_dim) {
-  LlamaShape s;
-  s.vocab = vocab, s.hidden = hidden, s.intermediate = intermediate, s.layers = layers, s.heads = heads, s.kv_heads = kv_heads, s.head_dim = head_dim;
-  return s;
-}
-
-const NamedShape kShapes[] = {{"llama-3-8b", shape_of(128256, 4096, 14336, 32, 32, 8, 128)},
-                              {"llama-2-7b", shape_of(32000, 4096, 11008, 32, 32, 32, 128)},
-                              {"llama-3.2-1b", shape_of(128256, 2048, 8192, 16, 32, 8, 64)},
-                              {"latency", shape_of(256, 256, 512, 32, 4, 1, 64)},
-                              {"llama-3.2-3b", shape_of(128256, 3072, 8192, 28, 24, 8, 128)}};
-
-enum class Weights { kBf16, kNested, kInt4 };
-
-[[noreturn]] void die(const Status& status, const char* what) {
-  std::fprintf(stderr, "%s: %s\n", what, status.message().c_str());
-  std::exit(1);
-}
-void must(const Status& status, const char* what) {
-  if (!status.is_ok()) die(status, what);
-}
-
-// Random weights of one format, one allocation a matrix.
-class WeightSet {
- public:
-  WeightSet(Weights format, int group) : format_(format), group_(group) {}
-  WeightRef get(const std::string& name, int64_t n, int64_t k) {
-    WeightRef& slot = weights_[name];
-    if (slot) return slot;
-    WeightShape shape;
-    shape.n = n, shape.k = k;
-    // The table is only looked up; the head is quantised like the rest.
-    shape.kind = name == "embedding" || format_ == Weights::kBf16 ? WeightKind::kDenseBf16 : format_ == Weights::kInt4 ? WeightKind::kInt4 : WeightKind::kNested8;
-    if (shape.kind != WeightKind::kDenseBf16) shape.group_size = group_;
-    if (shape.kind == WeightKind::kNested8) shape.radix = 12;
-    std::shared_ptr<const ResidentDeviceWeight> weight;
-    must(ResidentDeviceWeight::create_random(shape, std::hash<std::string>()(name), &weight), name.c_str());
-    slot = weight;
-    return slot;
-  }
-
- private:
-  const Weights format_;
-  const int group_;
-  std::map<std::string, WeightRef> weights_;
-};
+constexpr const char* kColumns = "device,commit,shape,target,draft,batch,context,rows,what,ms,limit_ms,share";
+constexpr int kGamma = 3;             // of speculative rounds
+constexpr int kPrefillTokens = 2048;  // of one sequence
+constexpr int kRepeats = 15, kPrefillRepeats = 3;
 
 Program record(const LlamaShape& shape, const LlamaMode& mode, WeightSet& set, std::map<std::string, VectorRef>& vectors) {
   return qspec::test::record_llama(
@@ -86,184 +30,270 @@ Program record(const LlamaShape& shape, const LlamaMode& mode, WeightSet& set, s
 }
 
 // Bytes that a pass reads of the weights, embedding left out.
-double weight_bytes(const Program& program, bool is_hi) {
+double program_bytes(const Program& program) {
   double bytes = 0;
-  for (const ProgramOp& op : program.ops) {
-    if (op.kind != OpKind::kLinear) continue;
-    const WeightShape& s = op.weight->shape();
-    const double elements = static_cast<double>(s.n) * static_cast<double>(s.k);
-    if (s.kind == WeightKind::kDenseBf16) bytes += 2 * elements;
-    else bytes += elements * (0.5 + 2.0 / s.group_size + (s.kind == WeightKind::kNested8 && !is_hi && op.plane == Plane::kFull ? 0.5 : 0));
-  }
+  for (const ProgramOp& op : program.ops)
+    if (op.kind == OpKind::kLinear) bytes += weight_bytes(op.weight->shape(), op.plane);
   return bytes;
 }
-double kv_bytes(const LlamaShape& s, KvFormat format, double positions) {
-  const double head = format == KvFormat::kBf16 ? 2.0 * s.head_dim : s.head_dim + 4.0;
-  return 2.0 * s.layers * s.kv_heads * head * positions;
-}
+double kv_bytes(const LlamaShape& s, double positions) { return 2.0 * s.layers * s.kv_heads * kv_head_bytes(KvFormat::kBf16, s.head_dim) * positions; }
 
 struct Case {
-  int batch, context, gamma, tree;  // tree > 0: one verify pass over that many rows a sequence
+  int batch, context;
+  std::vector<int> verify_rows;  // a sequence: verify passes over a given chain of so many rows
 };
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : v[v.size() / 2];
-}
-
-SamplerParams greedy() {
-  SamplerParams p{};
-  p.top_p = 1, p.repetition_penalty = 1, p.num_logprobs = -1;
-  return p;
-}
-
-// One round over `batch` sequences whose last token sits at context - 1 - rows.
-RoundBatch round_batch(const LlamaShape& shape, const Case& c, int page_size, int rows) {
-  RoundBatch batch;
-  batch.pages.page_offsets = batch.token_offsets = {0};
-  const int pages = (c.context + page_size - 1) / page_size;
-  for (int s = 0; s < c.batch; ++s) {
-    for (int p = 0; p < pages; ++p) batch.pages.page_ids.push_back(p * c.batch + s);  // interleaved, as pages of real batches are
-    batch.pages.page_offsets.push_back(static_cast<int32_t>(batch.pages.page_ids.size()));
-    batch.tokens.push_back((s * 7919 + 13) % shape.vocab);
-    batch.token_offsets.push_back(s + 1);
-    batch.start_positions.push_back(c.context - rows);
-    batch.emit.push_back(1), batch.gammas.push_back(rows - 1);
-    batch.samplers.push_back(greedy());
-  }
-  return batch;
-}
 
 struct Timing {
-  double draft_ms, verify_ms, wall_ms;
+  double draft_ms = 0, verify_ms = 0, wall_ms = 0;
 };
 
-Timing time_round(Session& session, const RoundBatch& batch, int repeats) {
+Status time_round(Session& session, const RoundBatch& batch, int repeats, Timing* timing) {
   std::vector<double> drafts, verifies, walls;
   for (int i = 0; i < repeats + 2; ++i) {
     RoundResult result;
     const auto start = std::chrono::steady_clock::now();
-    must(session.round(batch, &result), "round");
+    QSPEC_RETURN_IF_ERROR(session.round(batch, &result));
     const double wall = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     if (i < 2) continue;
     drafts.push_back(result.draft_ms), verifies.push_back(result.verify_ms), walls.push_back(wall);
   }
-  return {median(drafts), median(verifies), median(walls)};
+  *timing = {median(drafts), median(verifies), median(walls)};
+  return {};
 }
 
 struct Bench {
-  FILE* csv;
-  std::string commit, device;
-  double read = 0;  // bytes a second
+  FILE* csv = nullptr;
+  std::string commit;
+  BenchDevice device;
   const char* shape_name = "";
   LlamaShape shape;
-  std::string filter;
-  int repeats = 15;
-  int most_stages = CudaSession::kMostStages;
 
-  void line(const char* target, const char* draft, const Case& c, int rows, const char* what, double ms, double bytes) const {
-    const double limit = bytes / read * 1e3;
-    std::printf("%-12s %-12s %-10s b%-3d c%-6d rows %-3d %-14s %8.3f ms  limit %7.3f  %5.1f %%\n", shape_name, target, draft, c.batch, c.context, rows, what, ms, limit, 100 * limit / ms);
+  void line(const char* target, const char* draft, int batch, int context, int rows, const char* what, double ms, double bytes) const {
+    const double limit = bytes / device.read * 1e3;
+    std::printf("%-12s %-12s %-10s b%-3d c%-6d rows %-4d %-10s %8.3f ms  limit %7.3f  %5.1f %%\n", shape_name, target, draft, batch, context, rows, what, ms, limit, 100 * limit / ms);
     std::fflush(stdout);
-    std::fprintf(csv, "%s,%s,%s,%s,%s,%d,%d,%d,%s,%.4f,%.4f,%.4f\n", device.c_str(), commit.c_str(), shape_name, target, draft, c.batch, c.context, rows, what, ms, limit, limit / ms);
+    std::fprintf(csv, "%s,%s,%s,%s,%s,%d,%d,%d,%s,%.4f,%.4f,%.4f\n", device.info.name.c_str(), commit.c_str(), shape_name, target, draft, batch, context, rows, what, ms, limit, limit / ms);
     std::fflush(csv);
   }
 };
 
-// Where a step's time goes: phases of a middle layer, and the whole by kind.
+// ---- Where a step's time goes: the phases of a middle layer ------------------------------------------------------------------------------
+
+class PhaseClock {
+ public:
+  PhaseClock(const std::vector<unsigned long long>& stamps, int num_phases, double step_ms)
+      : stamps_(stamps), stride_(stamps_stride(num_phases)), us_(step_ms * 1e3 / (at(0, num_phases - 1, kLast) - at(0, -1, kLast))) {}
+  static constexpr int kLast = kStampSteps - 1;
+  double length(int phase) const { return (at(0, phase, kLast) - at(0, phase - 1, kLast)) * us_; }
+  // When blocks came to a step of the phase, those that had nothing to do there left out.
+  std::vector<double> arrivals(int phase, int step) const {
+    std::vector<double> list;
+    for (int block = 0; block < static_cast<int>(stamps_.size()) / stride_; ++block) {
+      const double begin = at(block, phase - 1, kLast), now = at(block, phase, step);
+      if (now >= begin && now <= at(block, phase, kLast)) list.push_back((now - begin) * us_);
+    }
+    return list;
+  }
+
+ private:
+  double at(int block, int phase, int step) const {
+    return static_cast<double>(stamps_[static_cast<size_t>(block) * stride_ + (phase < 0 ? 0 : 1 + phase * kStampSteps + step)]);
+  }
+  const std::vector<unsigned long long>& stamps_;
+  const int stride_;
+  const double us_;
+};
+
+int middle_layer(const std::vector<Phase>& phases, int layers) {
+  int seen = 0;
+  for (size_t i = 0; i < phases.size(); ++i)
+    if (phases[i].kind == PhaseKind::kAttention && ++seen == layers / 2) return static_cast<int>(i);
+  return 0;
+}
+
+void print_phase(const Phase& phase, const PhaseClock& clock, int index) {
+  const char* names[] = {"embedding", "rope table", "rows", "gather", "linear", "reduce", "attention"};
+  std::printf("    %-10s", names[static_cast<int>(phase.kind)]);
+  if (phase.kind == PhaseKind::kLinear) std::printf(" %6dx%-6d", phase.linear.weight.n, phase.linear.weight.k);
+  std::printf(" %6.1f:", clock.length(index));
+  for (int step = 0; step < PhaseClock::kLast; ++step) {
+    const std::vector<double> at = clock.arrivals(index, step);
+    if (!at.empty()) std::printf("  %d: %.1f %.1f", step, median(at), *std::max_element(at.begin(), at.end()));
+  }
+  std::printf("\n");
+}
+
 void print_phases(CudaSession& session, const RoundBatch& batch, int rows, int layers, double step_ms) {
   session.set_profiling(true);
   RoundResult result;
   for (int i = 0; i < 2; ++i) must(session.round(batch, &result), "round");
   const std::vector<Phase>& phases = session.phases(false, rows);
-  const std::vector<unsigned long long>& stamps = session.last_stamps();
-  const int stride = stamps_stride(static_cast<int>(phases.size())), blocks = static_cast<int>(stamps.size()) / stride;
-  const auto clock_at = [&](int block, int phase, int step) { return static_cast<double>(stamps[static_cast<size_t>(block) * stride + (phase < 0 ? 0 : 1 + phase * kStampSteps + step)]); };
-  const int last = kStampSteps - 1, count = static_cast<int>(phases.size());
-  const double us = step_ms * 1e3 / (clock_at(0, count - 1, last) - clock_at(0, -1, last));
-  int first = 0, seen = 0;
-  for (int i = 0; i < count; ++i)
-    if (phases[i].kind == PhaseKind::kAttention && ++seen == layers / 2) first = i;
+  const std::vector<unsigned long long> stamps = session.last_stamps();
+  session.set_profiling(false);
+  const int count = static_cast<int>(phases.size());
+  if (stamps.size() < static_cast<size_t>(stamps_stride(count))) return;  // no memory was left for them
+  const PhaseClock clock(stamps, count, step_ms);
+  const int first = middle_layer(phases, layers);
   std::printf("  phases from the attention of layer %d on, us, and when a block has come to each step (median, last):\n", layers / 2);
   for (int i = first; i < count; ++i) {
     if (i > first && i + 1 < count && phases[i].kind == PhaseKind::kAttention) break;
-    const char* names[] = {"embedding", "rope table", "rows", "gather", "linear", "attention"};
-    std::printf("    %-10s", names[static_cast<int>(phases[i].kind)]);
-    if (phases[i].kind == PhaseKind::kLinear) std::printf(" %6dx%-6d", phases[i].linear.weight.n, phases[i].linear.weight.k);
-    std::printf(" %6.1f:", (clock_at(0, i, last) - clock_at(0, i - 1, last)) * us);
-    for (int step = 0; step < last; ++step) {
-      std::vector<double> at;
-      double latest = 0;
-      for (int b = 0; b < blocks; ++b) {
-        const double begin = clock_at(b, i - 1, last), now = clock_at(b, i, step);
-        if (now < begin || now > clock_at(b, i, last)) continue;  // the block had nothing to do there
-        at.push_back((now - begin) * us), latest = std::max(latest, at.back());
-      }
-      if (!at.empty()) std::printf("  %d: %.1f %.1f", step, median(at), latest);
-    }
-    std::printf("\n");
-    if (phases[i].kind == PhaseKind::kLinear && phases[i].linear.weight.n == 28672) {
-      for (int b = 0; b < blocks; ++b) std::printf("%s%.0f", b % 33 == 0 ? "\n      " : " ", (clock_at(b, i, last - 1) - clock_at(b, i - 1, last)) * us);
-      std::printf("\n");
-    }
+    print_phase(phases[i], clock, i);
   }
-  session.set_profiling(false);
 }
+
+// ---- One pairing -------------------------------------------------------------------------------------------------------------------------
 
 struct Pairing {
   const char *target, *draft;
   Weights weights, draft_weights;
   Plane draft_plane;
   int draft_bits;
-  bool is_plain;  // no draft at all
+  bool is_plain() const { return std::strcmp(draft, "none") == 0; }
+  std::string name() const { return std::string(target) + "/" + draft; }
 };
 
-void run_pairing(const Bench& bench, const DeviceInfo& device, const Pairing& pairing, WeightSet& target_set, WeightSet& draft_set, const std::vector<Case>& cases) {
-  std::map<std::string, VectorRef> vectors;
-  for (const Case& c : cases) {
-    const int rows = c.gamma + 1, page_size = 16;
+class PairingRun {
+ public:
+  PairingRun(const Bench& bench, const Pairing& pairing, WeightSet& target_set, WeightSet& draft_set)
+      : bench_(bench), pairing_(pairing), target_set_(target_set), draft_set_(draft_set) {}
+
+  void run(const Case& c) { report(c.batch, c.context, measure(c)); }
+  void prefill() { report(1, kPrefillTokens, measure_prefill()); }
+
+ private:
+  void report(int batch, int context, const Status& status) const {
+    if (status.code() != StatusCode::kOutOfMemory) return must(status, pairing_.name().c_str());
+    std::printf("%-12s %-12s %-10s b%-3d c%-6d does not fit\n", bench_.shape_name, pairing_.target, pairing_.draft, batch, context);
+  }
+
+  Status open(int batch, int context, int max_rows) {
     SessionConfig config;
-    config.target = record(bench.shape, {}, target_set, vectors);
-    LlamaMode draft;
-    draft.name = "draft", draft.plane = pairing.draft_plane, draft.activation_bits = pairing.draft_bits, draft.group_size = 128, draft.is_head_float = pairing.draft_bits == 16;
-    if (!pairing.is_plain) config.draft = std::make_unique<Program>(record(bench.shape, draft, draft_set, vectors));
-    const int pages = (c.context + page_size - 1) / page_size * c.batch;
-    config.kv = {KvFormat::kBf16, bench.shape.layers, page_size, bench.shape.kv_heads, bench.shape.head_dim, pages};
-    config.vocab_size = bench.shape.vocab, config.max_rows = config.max_logit_rows = std::max(64, rows * c.batch);
-    const double target_bytes = weight_bytes(config.target, false), draft_bytes = config.draft ? weight_bytes(*config.draft, true) : 0;
-    std::unique_ptr<Session> session;
-    const Status made = CudaSession::create(device, std::move(config), &session, bench.most_stages);
-    if (made.code() == StatusCode::kOutOfMemory) {
-      std::printf("%s batch %d context %d: does not fit\n", pairing.target, c.batch, c.context);
-      continue;
+    config.target = record(bench_.shape, {}, target_set_, vectors_);
+    target_bytes_ = program_bytes(config.target), draft_bytes_ = 0;
+    if (!pairing_.is_plain()) {
+      LlamaMode draft;
+      draft.name = "draft", draft.plane = pairing_.draft_plane, draft.activation_bits = pairing_.draft_bits, draft.group_size = kGroupSize;
+      draft.is_head_float = pairing_.draft_bits == 16;
+      config.draft = std::make_unique<Program>(record(bench_.shape, draft, draft_set_, vectors_));
+      draft_bytes_ = program_bytes(*config.draft);
     }
-    must(made, "create_session");
-    must(static_cast<CudaSession&>(*session).fill_cache_randomly(3), "fill");
-    const double kv = kv_bytes(bench.shape, KvFormat::kBf16, static_cast<double>(c.context) * c.batch);
-    const RoundBatch plain = round_batch(bench.shape, c, page_size, 1);
-    const Timing step = time_round(*session, plain, bench.repeats);
-    bench.line(pairing.target, "none", c, c.batch, "decode", step.verify_ms, target_bytes + kv);
-    if (pairing.is_plain) {
-      RoundBatch one = plain;
-      print_phases(static_cast<CudaSession&>(*session), one, c.batch, bench.shape.layers, step.verify_ms);
+    const LlamaShape& s = bench_.shape;
+    config.kv = {KvFormat::kBf16, s.layers, kPageSize, s.kv_heads, s.head_dim, num_pages(batch, context)};
+    config.vocab_size = s.vocab, config.max_rows = config.max_logit_rows = max_rows;
+    session_.reset();
+    QSPEC_RETURN_IF_ERROR(CudaSession::create(bench_.device.info, std::move(config), &session_));
+    kv_ = kv_bytes(s, static_cast<double>(context) * batch);
+    return cuda_session().fill_cache_randomly(3);
+  }
+
+  CudaSession& cuda_session() { return static_cast<CudaSession&>(*session_); }
+  RoundBatch batch(const Case& c, int gamma) const { return round_batch(bench_.shape.vocab, c.batch, c.context, 1, gamma, true); }
+  void line(const Case& c, const char* draft, int rows, const char* what, double ms, double bytes) const {
+    bench_.line(pairing_.target, draft, c.batch, c.context, rows * c.batch, what, ms, bytes);
+  }
+
+  Status measure(const Case& c) {
+    const int most_rows = c.verify_rows.empty() ? kGamma + 1 : std::max(kGamma + 1, *std::max_element(c.verify_rows.begin(), c.verify_rows.end()));
+    QSPEC_RETURN_IF_ERROR(open(c.batch, c.context, std::max(64, most_rows * c.batch)));
+    Timing step;
+    QSPEC_RETURN_IF_ERROR(time_round(*session_, batch(c, 0), kRepeats, &step));
+    line(c, "none", 1, "decode", step.verify_ms, target_bytes_ + kv_);
+    if (pairing_.is_plain()) {
+      print_phases(cuda_session(), batch(c, 0), c.batch, bench_.shape.layers, step.verify_ms);
       std::printf("  wall %.3f ms a step\n", step.wall_ms);
     }
-    if (c.gamma == 0) continue;
-    RoundBatch given = round_batch(bench.shape, c, page_size, rows);
-    given.draft_tokens.assign(static_cast<size_t>(c.gamma) * c.batch, 17);  // verify alone
-    const Timing verify = time_round(*session, given, bench.repeats);
-    bench.line(pairing.target, "given", c, rows * c.batch, "verify", verify.verify_ms, target_bytes + kv);
+    for (const int rows : c.verify_rows) QSPEC_RETURN_IF_ERROR(measure_verify(c, rows, step));
+    return pairing_.is_plain() ? Status() : measure_round(c, step);
+  }
+
+  Status measure_verify(const Case& c, int rows, const Timing& step) {
+    RoundBatch given = batch(c, rows - 1);
+    given.draft_tokens.assign(static_cast<size_t>(rows - 1) * c.batch, 17);
+    Timing verify;
+    QSPEC_RETURN_IF_ERROR(time_round(*session_, given, kRepeats, &verify));
+    line(c, "given", rows, "verify", verify.verify_ms, target_bytes_ + kv_);
     std::printf("  verify of %d rows: %.3fx of a decode step\n", rows * c.batch, verify.verify_ms / step.verify_ms);
-    if (pairing.is_plain) continue;
-    const Timing round = time_round(*session, round_batch(bench.shape, c, page_size, rows), bench.repeats);
-    bench.line(pairing.target, pairing.draft, c, c.batch, "draft step", round.draft_ms / c.gamma, draft_bytes + kv);
-    bench.line(pairing.target, pairing.draft, c, rows * c.batch, "round", round.draft_ms + round.verify_ms, c.gamma * (draft_bytes + kv) + target_bytes + kv);
-    std::printf("  draft step %.3fx of a target step;", round.draft_ms / c.gamma / step.verify_ms);
+    return {};
+  }
+
+  Status measure_round(const Case& c, const Timing& step) {
+    Timing round;
+    QSPEC_RETURN_IF_ERROR(time_round(*session_, batch(c, kGamma), kRepeats, &round));
+    const double round_ms = round.draft_ms + round.verify_ms;
+    line(c, pairing_.draft, 1, "draft step", round.draft_ms / kGamma, draft_bytes_ + kv_);
+    line(c, pairing_.draft, kGamma + 1, "round", round_ms, kGamma * (draft_bytes_ + kv_) + target_bytes_ + kv_);
+    std::printf("  draft step %.3fx of a target step;", round.draft_ms / kGamma / step.verify_ms);
     for (const double acceptance : {0.8, 0.9, 0.95}) {
-      const double tokens = (1 - std::pow(acceptance, rows)) / (1 - acceptance);
-      std::printf(" acceptance %.2f (given): %.2fx plain;", acceptance, tokens * step.verify_ms / (round.draft_ms + round.verify_ms));
+      const double tokens = (1 - std::pow(acceptance, kGamma + 1)) / (1 - acceptance);
+      std::printf(" acceptance %.2f (given): %.2fx plain;", acceptance, tokens * step.verify_ms / round_ms);
     }
     std::printf(" wall %.3f ms\n", round.wall_ms);
+    return {};
+  }
+
+  // All tokens of a prompt in one pass, logits of the last.
+  Status measure_prefill() {
+    QSPEC_RETURN_IF_ERROR(open(1, kPrefillTokens, kPrefillTokens));
+    Timing pass;
+    QSPEC_RETURN_IF_ERROR(time_round(*session_, round_batch(bench_.shape.vocab, 1, kPrefillTokens, kPrefillTokens, 0, true), kPrefillRepeats, &pass));
+    bench_.line(pairing_.target, "none", 1, kPrefillTokens, kPrefillTokens, "prefill", pass.verify_ms, target_bytes_ + kv_);
+    std::printf("  %.0f tokens/s\n", kPrefillTokens / pass.verify_ms * 1e3);
+    return {};
+  }
+
+  const Bench& bench_;
+  const Pairing& pairing_;
+  WeightSet &target_set_, &draft_set_;
+  std::map<std::string, VectorRef> vectors_;
+  std::unique_ptr<Session> session_;
+  double target_bytes_ = 0, draft_bytes_ = 0, kv_ = 0;
+};
+
+// ---- The matrix --------------------------------------------------------------------------------------------------------------------------
+
+// Each target plain, then with its drafts.
+const Pairing kPairings[] = {{"bf16", "none", Weights::kBf16, Weights::kBf16, Plane::kFull, 16},
+                             {"bf16", "w4a16-copy", Weights::kBf16, Weights::kInt4, Plane::kFull, 16},
+                             {"w8a16", "none", Weights::kNested, Weights::kNested, Plane::kFull, 16},
+                             {"w8a16", "nested-hi", Weights::kNested, Weights::kNested, Plane::kHi, 16},
+                             {"w4a16", "none", Weights::kInt4, Weights::kInt4, Plane::kFull, 16},
+                             {"w4a16", "w4a8", Weights::kInt4, Weights::kInt4, Plane::kFull, 8},
+                             {"w4a16", "w4a4", Weights::kInt4, Weights::kInt4, Plane::kFull, 4}};
+
+std::vector<Case> quick_cases(const Pairing& pairing) {
+  if (pairing.is_plain()) return {{1, 1024, {5}}, {8, 1024, {}}, {32, 1024, {}}};
+  if (pairing.draft_bits == 4) return {};
+  return {{1, 1024, {kGamma + 1}}};
+}
+
+std::vector<Case> all_cases(const Pairing& pairing) {
+  std::vector<Case> cases;
+  for (const int context : {1024, 8192, 32768}) {
+    if (pairing.is_plain()) {
+      cases.push_back({1, context, {5, 17, 25}});
+      cases.push_back({4, context, {5}});
+      for (const int batch : {8, 32, 64}) cases.push_back({batch, context, {}});
+    } else {
+      for (const int batch : {1, 4, 8}) cases.push_back({batch, context, {kGamma + 1}});
+    }
+  }
+  return cases;
+}
+
+void run_shape(const Bench& bench, const std::string& filter) {
+  std::map<Weights, std::unique_ptr<WeightSet>> sets;
+  const auto set_of = [&](Weights weights) -> WeightSet& {
+    std::unique_ptr<WeightSet>& set = sets[weights];
+    if (!set) set = std::make_unique<WeightSet>(weights);
+    return *set;
+  };
+  const bool is_quick = filter.find("quick") != std::string::npos, is_any = filter.empty() || filter == "quick";
+  for (const Pairing& p : kPairings) {
+    if (!is_any && filter.find(p.name()) == std::string::npos) continue;
+    if (p.is_plain()) sets.clear();  // a new target: all memory but its own is for the cache
+    PairingRun run(bench, p, set_of(p.weights), set_of(p.draft_weights));
+    for (const Case& c : is_quick ? quick_cases(p) : all_cases(p)) run.run(c);
+    if (p.is_plain()) run.prefill();
   }
 }
 
@@ -274,53 +304,15 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: bench_cuda_steps <out.csv> <commit> [shape] [filter]\n");
     return 2;
   }
-  DeviceInfo device;
-  const Status status = query_device(0, &device);
-  if (!status.is_ok()) {
-    std::printf("skipped: %s\n", status.message().c_str());
-    return 77;
-  }
-  std::shared_ptr<Backend> backend;
-  must(create_cuda_backend(0, &backend), "backend");
   Bench bench;
-  bench.csv = std::fopen(argv[1], "a");
-  bench.commit = argv[2], bench.device = device.name;
-  if (!bench.csv) return 2;
-  must(backend->measure_read_bandwidth(&bench.read), "bandwidth");
-  std::printf("%s, driver %d.%d, read %.3f TB/s\n", device.name.c_str(), device.driver_version / 1000, device.driver_version % 1000 / 10, bench.read / 1e12);
-  if (argc > 5) bench.most_stages = std::atoi(argv[5]);
+  if (!bench.device.open()) return kSkipped;
+  bench.csv = open_csv(argv[1], kColumns), bench.commit = argv[2];
+  if (bench.csv == nullptr) return 2;
   const std::string wanted = argc > 3 ? argv[3] : "llama-3-8b", filter = argc > 4 ? argv[4] : "";
-  const Pairing pairings[] = {{"w4a16", "none", Weights::kInt4, Weights::kInt4, Plane::kFull, 16, true},
-                              {"w8a16", "nested-hi", Weights::kNested, Weights::kNested, Plane::kHi, 16, false},
-                              {"bf16", "w4a16-copy", Weights::kBf16, Weights::kInt4, Plane::kFull, 16, false},
-                              {"w4a16", "w4a8", Weights::kInt4, Weights::kInt4, Plane::kFull, 8, false},
-                              {"w4a16", "w4a4", Weights::kInt4, Weights::kInt4, Plane::kFull, 4, false}};
-  for (const NamedShape& named : kShapes) {
-    if (wanted != "all" && wanted != named.name) continue;
+  for (const NamedShape& named : named_shapes()) {
+    if (!is_wanted(wanted, named.name)) continue;
     bench.shape_name = named.name, bench.shape = named.shape;
-    std::map<int, std::unique_ptr<WeightSet>> sets;
-    const auto set_of = [&](Weights w) -> WeightSet& {
-      auto& set = sets[static_cast<int>(w)];
-      if (!set) set = std::make_unique<WeightSet>(w, 128);
-      return *set;
-    };
-    for (const Pairing& p : pairings) {
-      const std::string name = std::string(p.target) + "/" + p.draft;
-      if (!filter.empty() && filter.find(name) == std::string::npos && filter != "quick") continue;
-      std::vector<Case> cases;
-      if (filter == "quick") {
-        if (std::string(p.draft) == "w4a4") continue;
-        if (p.is_plain) cases = {{1, 1024, 4, 0}, {8, 1024, 0, 0}, {32, 1024, 0, 0}};
-        else cases = {{1, 1024, 3, 0}};
-      } else if (filter == "w4a16/none") {
-        cases = {{1, 1024, 0, 0}, {1, 64, 0, 0}, {8, 1024, 0, 0}};
-      } else {
-        for (const int batch : {1, 4, 8, 32, 64})
-          for (const int context : {1024, 8192, 32768}) cases.push_back({batch, context, batch <= 8 ? 3 : 0, 0});
-      }
-      run_pairing(bench, device, p, set_of(p.weights), set_of(p.draft_weights), cases);
-      if (p.weights == Weights::kBf16) sets.erase(static_cast<int>(Weights::kBf16));
-    }
+    run_shape(bench, filter);
   }
   std::fclose(bench.csv);
   return 0;

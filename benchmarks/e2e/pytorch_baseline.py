@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""One decode step of Llama models in plain PyTorch, captured in a CUDA graph: the outside baseline of the native step times.
+"""Decode steps and one prefill of Llama models in plain PyTorch, captured in a CUDA graph: the outside baseline of the native step times.
 
-    python3 pytorch_baseline.py --shape llama-3-8b --batches 1,8,32,64 --contexts 1024,8192 --out x.csv --commit <id> [--int4] [--compile]
+    python3 pytorch_baseline.py --shape llama-3-8b --batches 1,8,32,64 --contexts 1024,8192,32768 --out x.csv --commit <id> [--int4] [--compile]
 
 Random bfloat16 weights of the real shapes, a static cache full of random numbers, greedy argmax inside the graph. Choices that can only help the
 baseline: the cache is exactly as long as the context, so attention needs no mask; of PyTorch's attention kernels the fastest is measured and taken;
@@ -29,7 +29,8 @@ DEVICE = "cuda"
 EPS = 1e-5
 GROUP = 128  # int4 weights along K that share a scale
 RESERVE = 2 << 30  # bytes left to workspaces, activations and the graph
-COLUMNS = "device,commit,torch,cuda,shape,weights,batch,context,attention,ms,limit_ms,share,read_tb_s,copy_tb_s".split(",")
+PREFILL_TOKENS = 2048  # of one sequence
+COLUMNS = "device,commit,torch,cuda,shape,weights,batch,context,rows,what,attention,ms,limit_ms,share,read_tb_s,copy_tb_s".split(",")
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,50 @@ class Step:
         return logits
 
     def attention(self, qkv, cache, cos, sin):
-        shape = self.model.shape
-        rotated, v = qkv.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=1)
-        rotated = torch.addcmul(rotated * cos, rotated.roll(shape.head_dim // 2, -1), sin)
-        q, k = rotated.split([shape.heads, shape.kv_heads], dim=1)
+        q, k, v = rotate(self.model.shape, qkv, cos, sin)
         keys, values = cache.unbind(0)  # [batch, kv_heads, context, head_dim]
         keys.index_copy_(2, self.position, k.unsqueeze(2))
         values.index_copy_(2, self.position, v.unsqueeze(2))
         return self.attend(q, keys, values).reshape(self.batch, -1)
+
+
+class Prefill:
+    """All tokens of one prompt in one pass, the cache filled, logits of the last."""
+
+    def __init__(self, model: Decoder, num_tokens: int):
+        shape = model.shape
+        self.model, self.num_tokens = model, num_tokens
+        self.tokens = torch.arange(num_tokens, device=DEVICE) * 31 % shape.vocab
+        size = (shape.layers, 2, 1, shape.kv_heads, num_tokens, shape.head_dim)
+        self.cache = torch.zeros(size, dtype=torch.bfloat16, device=DEVICE)
+        self.cos, self.sin = (table.unsqueeze(1) for table in rotary_tables(num_tokens, shape.head_dim))
+
+    def run(self):
+        model, shape = self.model, self.model.shape
+        x = F.embedding(self.tokens, model.embedding)
+        for layer, cache in zip(model.layers, self.cache):
+            qkv = layer.qkv(rms_norm(x, layer.attention_norm)).view(self.num_tokens, -1, shape.head_dim)
+            layer.o.add_to(x, self.attention(qkv, cache))
+            gate, up = layer.gate_up(rms_norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+            layer.down.add_to(x, F.silu(gate) * up)
+        return model.head(rms_norm(x[-1:], model.norm))
+
+    def attention(self, qkv, cache):
+        q, k, v = rotate(self.model.shape, qkv, self.cos, self.sin)
+        keys, values = cache.unbind(0)  # [1, kv_heads, tokens, head_dim]
+        keys.copy_(k.transpose(0, 1)), values.copy_(v.transpose(0, 1))
+        return attend_causal(q.transpose(0, 1).unsqueeze(0), keys, values).squeeze(0).transpose(0, 1).reshape(self.num_tokens, -1)
+
+
+def rotate(shape: Shape, qkv, cos, sin):
+    """q, k, v of [tokens, heads, head_dim], q and k rotated."""
+    rotated, v = qkv.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=1)
+    rotated = torch.addcmul(rotated * cos, rotated.roll(shape.head_dim // 2, -1), sin)
+    return *rotated.split([shape.heads, shape.kv_heads], dim=1), v
+
+
+def attend_causal(q, keys, values):
+    return F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
 
 
 def attend_grouped(q, keys, values):
@@ -171,6 +208,7 @@ def attend_folded(q, keys, values):
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 ATTENTIONS = [(backend, attend) for backend in FUSED for attend in (attend_grouped, attend_folded)]
 ATTENTIONS += [(SDPBackend.MATH, attend_folded)]  # grouped, it would copy the keys for every head
+CAUSAL_ATTENTIONS = [(backend, attend_causal) for backend in (*FUSED, SDPBackend.MATH)]
 
 
 def rms_norm(x, weight):
@@ -233,17 +271,14 @@ def measure_bandwidth(repeats: int) -> tuple[float, float]:
     return read, copy
 
 
-def choose_attention(step: Step, repeats: int):
+def choose_attention(q, cache, attentions, repeats: int):
     """The fastest attention kernel for this cache, over all layers in one graph: (name, backend, form)."""
-    shape = step.model.shape
-    size = (step.batch, shape.heads + shape.kv_heads, shape.head_dim)
-    q = torch.empty(size, dtype=torch.bfloat16, device=DEVICE).normal_()[:, : shape.heads]
     times = {}
-    for backend, attend in ATTENTIONS:
+    for backend, attend in attentions:
         name = f"{backend.name.lower().removesuffix('_attention')} {attend.__name__.removeprefix('attend_')}"
         try:
             with sdpa_kernel(backend):
-                graph = capture(lambda: [attend(q, *cache.unbind(0)) for cache in step.cache])
+                graph = capture(lambda: [attend(q, *layer.unbind(0)) for layer in cache])
             times[(name, backend, attend)] = median_ms(graph.replay, repeats)
         except RuntimeError:  # no such kernel for these sizes, or no memory for it
             release()
@@ -253,17 +288,34 @@ def choose_attention(step: Step, repeats: int):
     return min(times, key=times.get)
 
 
-def time_step(model: Decoder, batch: int, context: int, args) -> tuple[float, str]:
+def random_queries(shape: Shape, rows: int):
+    """[rows, heads, head_dim], as they lie in a product's result."""
+    size = (rows, shape.heads + shape.kv_heads, shape.head_dim)
+    return torch.empty(size, dtype=torch.bfloat16, device=DEVICE).normal_()[:, : shape.heads]
+
+
+def time_decode(model: Decoder, batch: int, context: int, args) -> tuple[float, str]:
     step = Step(model, batch, context)
-    name, backend, step.attend = choose_attention(step, args.replays)
+    name, backend, step.attend = choose_attention(random_queries(model.shape, batch), step.cache, ATTENTIONS, max(args.replays // 3, 1))
+    return time_pass(step, backend, args), name
+
+
+def time_prefill(model: Decoder, num_tokens: int, args) -> tuple[float, str]:
+    prefill = Prefill(model, num_tokens)
+    q = random_queries(model.shape, num_tokens).transpose(0, 1).unsqueeze(0)
+    name, backend, _ = choose_attention(q, prefill.cache.normal_(), CAUSAL_ATTENTIONS, max(args.replays // 3, 1))
+    return time_pass(prefill, backend, args), name
+
+
+def time_pass(step, backend, args) -> float:
     run = torch.compile(step.run, dynamic=False) if args.compile else step.run
     with sdpa_kernel(backend):
         graph = capture(run)
         ms = median_ms(graph.replay, args.replays)
         logits = run()
     if not bool(torch.isfinite(logits).all()):
-        raise RuntimeError("Expected finite logits but some are not: the step is wrong, its time means nothing.")
-    return ms, name
+        raise RuntimeError("Expected finite logits but some are not: the pass is wrong, its time means nothing.")
+    return ms
 
 
 def release():
@@ -282,29 +334,31 @@ def bench_model(name: str, weights: str, args, bandwidth, writer) -> bool:
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         print(f"{name} {weights}: skipped, {first_line(error)}")
         return True
+    cases = [("decode", batch, context) for context in args.contexts for batch in args.batches] + [("prefill", 1, PREFILL_TOKENS)]
     is_good = True
-    for context in args.contexts:
-        for batch in args.batches:
-            case = f"{name} {weights} batch {batch} context {context}"
-            if not fits(case, shape.kv_bytes(batch, context)):
-                continue
-            try:
-                ms, attention = time_step(model, batch, context, args)
-            except torch.cuda.OutOfMemoryError as error:
-                print(f"{case}: skipped, {first_line(error)}")
-                continue
-            except RuntimeError as error:
-                print(f"{case}: failed, {first_line(error)}")
-                is_good = False
-                continue
-            finally:
-                release()
-            limit = (weight_bytes + shape.kv_bytes(batch, context)) / bandwidth[0] * 1e3
-            print(f"{case}: {ms:.3f} ms, byte limit {limit:.3f} ms, {100 * limit / ms:.1f} %, attention {attention}", flush=True)
-            label = weights + (" compiled" if args.compile else "")
-            row = [torch.cuda.get_device_name(), args.commit, torch.__version__, torch.version.cuda, name, label, batch, context, attention]
-            numbers = [f"{ms:.4f}", f"{limit:.4f}", f"{limit / ms:.4f}", *(f"{value / 1e12:.3f}" for value in bandwidth)]
-            writer(row + numbers)
+    for what, batch, context in cases:
+        case = f"{name} {weights} {what} batch {batch} context {context}"
+        num_bytes = weight_bytes + shape.kv_bytes(batch, context)
+        if not fits(case, shape.kv_bytes(batch, context)):
+            continue
+        try:
+            ms, attention = time_decode(model, batch, context, args) if what == "decode" else time_prefill(model, context, args)
+        except torch.cuda.OutOfMemoryError as error:
+            print(f"{case}: skipped, {first_line(error)}")
+            continue
+        except RuntimeError as error:
+            print(f"{case}: failed, {first_line(error)}")
+            is_good = False
+            continue
+        finally:
+            release()
+        rows, limit = batch if what == "decode" else context, num_bytes / bandwidth[0] * 1e3
+        rate = f"{ms:.3f} ms, {rows / ms * 1e3:.0f} tokens/s, byte limit {limit:.3f} ms, {100 * limit / ms:.1f} %"
+        print(f"{case}: {rate}, attention {attention}", flush=True)
+        label = weights + (" compiled" if args.compile else "")
+        row = [torch.cuda.get_device_name(), args.commit, torch.__version__, torch.version.cuda, name, label, batch, context, rows, what, attention]
+        numbers = [f"{ms:.4f}", f"{limit:.4f}", f"{limit / ms:.4f}", *(f"{value / 1e12:.3f}" for value in bandwidth)]
+        writer(row + numbers)
     return is_good
 
 
@@ -342,10 +396,10 @@ def parse_arguments(argv=None):
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
 
-    parser = argparse.ArgumentParser(description="One decode step of Llama models in plain PyTorch, in a CUDA graph.")
+    parser = argparse.ArgumentParser(description="Decode steps and one prefill of Llama models in plain PyTorch, in a CUDA graph.")
     parser.add_argument("--shape", default="llama-3-8b", choices=[*SHAPES, "all"])
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 64])
-    parser.add_argument("--contexts", type=numbers, default=[1024, 8192])
+    parser.add_argument("--contexts", type=numbers, default=[1024, 8192, 32768])
     parser.add_argument("--replays", type=int, default=15, help="timed replays of the graph; their median is reported")
     parser.add_argument("--int4", action="store_true", help="PyTorch's own int4 weight-only product as well")
     parser.add_argument("--compile", action="store_true", help="torch.compile before the graph (needs Triton and a C compiler)")

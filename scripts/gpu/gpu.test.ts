@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { takeFlag, takeOption } from './arguments.mjs';
+import { benchmarksOf } from './programs/bench.mjs';
 import { countsOf, runChild } from './programs/child.mjs';
 import { appendRow } from './programs/csv.mjs';
 import { describeDifference, firstDifference, numSame } from './programs/exactness/compare.mjs';
@@ -42,6 +43,15 @@ describe('test programs', () => {
     expect(await runChild(join(folder, 'nowhere'), [])).toMatchObject({ status: undefined, code: 'ENOENT' });
     const killed = await runChild(process.execPath, ['-e', 'process.kill(process.pid, "SIGKILL")']);
     expect(killed.problem).toMatch(/ended by SIGKILL/);
+  });
+});
+
+describe('benchmarks', () => {
+  it('are those that were asked for, and without a GPU the one that needs none', () => {
+    const all = ['native', 'engine', 'ops', 'tally', 'pytorch'];
+    expect(benchmarksOf({ only: all, device: 'cuda' })).toEqual(['ops', 'native', 'tally', 'pytorch']);
+    expect(benchmarksOf({ only: ['ops'], device: 'cuda' })).toEqual(['ops']);
+    expect(benchmarksOf({ only: all, device: 'cpu' })).toEqual(['tally']);
   });
 });
 

@@ -1,18 +1,20 @@
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { heading, runChild, SKIPPED } from './child.mjs';
 
-/** Of `bench_cuda_steps`, which appends rows and writes no header. */
-const STEP_COLUMNS = 'device,commit,shape,target,draft,batch,context,rows,what,ms,limit_ms,share\n';
+const BENCHMARKS = { ops: benchOps, native: benchSteps, tally: benchTally, pytorch: benchPytorch };
 
-/** All benchmarks that were asked for, each with a CSV file of its own: x.csv, x.tally.csv, x.pytorch.csv. @returns the exit code. */
+/** Names of the benchmarks to run, in order: without a GPU there is only one. */
+export function benchmarksOf({ only, device }) {
+  return Object.keys(BENCHMARKS).filter((name) => only.includes(name) && (device === 'cuda' || name === 'tally'));
+}
+
+/** All benchmarks that were asked for, each with a CSV file of its own: x.csv, x.ops.csv, x.tally.csv, x.pytorch.csv. @returns the exit code. */
 export async function runBenchmarks(folder, options) {
-  const benchmarks = { native: benchSteps, tally: benchTally, pytorch: benchPytorch };
   mkdirSync(dirname(options.out), { recursive: true });
   let exitCode = 0;
-  for (const [name, bench] of Object.entries(benchmarks)) {
-    if (!options.only.includes(name) || (options.device !== 'cuda' && name !== 'tally')) continue;
-    const { status, problem } = await bench(folder, options);
+  for (const name of benchmarksOf(options)) {
+    const { status, problem } = await BENCHMARKS[name](folder, options);
     if (problem) process.stdout.write(`${problem}\n`);
     if (name !== 'pytorch' && status === SKIPPED) return SKIPPED;
     if (status !== 0 && status !== SKIPPED) exitCode = 1;
@@ -20,13 +22,20 @@ export async function runBenchmarks(folder, options) {
   return exitCode;
 }
 
-async function benchSteps(folder, { out, commit, shape, filter }) {
-  heading(`steps of real shapes → ${out}`);
-  const isNew = !existsSync(out);
-  if (isNew) writeFileSync(out, STEP_COLUMNS);
-  const result = await runChild(join(folder, 'bench_cuda_steps'), [out, commit, shape, ...(filter ? [filter] : [])]);
-  if (isNew && result.status === SKIPPED) rmSync(out);
-  return result;
+function benchOps(folder, options) {
+  const csv = beside(options.out, 'ops');
+  heading(`single ops → ${csv}`);
+  return runNative(join(folder, 'bench_cuda_ops'), csv, options);
+}
+
+function benchSteps(folder, options) {
+  heading(`steps of real shapes → ${options.out}`);
+  return runNative(join(folder, 'bench_cuda_steps'), options.out, options);
+}
+
+/** Native programs append rows, under a header where the file is new. */
+function runNative(program, csv, { commit, shape, filter }) {
+  return runChild(program, [csv, commit, shape, ...(filter ? [filter] : [])]);
 }
 
 function benchTally(folder, { out, commit, device, runs }) {

@@ -1,7 +1,7 @@
 // Becomes <folder>/gpu.mjs, which runs what lies beside it:
 //   node gpu.mjs test    --device cuda|cpu  --only native,engine  --problems 24  --filter <weights>
-//   node gpu.mjs bench   --device cuda|cpu  --only native,tally,pytorch  --out cuda-steps.csv  --commit <id>
-//                        --shape llama-3-8b|llama-2-7b|llama-3.2-1b|llama-3.2-3b|all  --filter <pair>  --runs 5  --int4  --compile
+//   node gpu.mjs bench   --device cuda|cpu  --only ops,native,tally,pytorch  --out cuda-steps.csv  --commit <id>
+//                        --shape llama-3-8b|llama-2-7b|llama-3.2-1b|llama-3.2-3b|all  --filter quick|<see README>  --runs 5  --int4  --compile
 // Ends with 77 where there is no usable GPU, which the native program says in one sentence.
 import { readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
@@ -16,7 +16,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     device: { type: 'string', default: 'cuda' },
-    only: { type: 'string', default: 'native,engine,tally,pytorch' },
+    only: { type: 'string', default: 'native,engine,ops,tally,pytorch' },
     problems: { type: 'string' },
     filter: { type: 'string', default: '' },
     out: { type: 'string', default: 'cuda-steps.csv' },
