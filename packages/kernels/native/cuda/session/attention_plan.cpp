@@ -7,60 +7,91 @@ namespace qspec::cuda {
 
 namespace {
 
-constexpr double kItemOverhead = 0.3;  // of a split's time: handing in results
+constexpr double kItemOverhead = 1.0;  // of a split's time: queries, handing in results
+
+// What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
+enum class Share { kSplit, kChunk, kSegment, kRows };
 
 class Planner {
  public:
-  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool by_segment)
-      : sequences_(sequences), positions_(positions), geometry_(geometry), by_segment_(by_segment) {}
+  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, Share share)
+      : sequences_(sequences), positions_(positions), geometry_(geometry), share_(share) {}
 
   bool run(AttentionPlan* out) {
     out_ = out;
     *out_ = {};
-    const int group = geometry_.num_heads / geometry_.num_kv_heads, block_rows = std::max(kQueryColumns / group, 1);
+    const int heads = geometry_.num_heads / geometry_.num_kv_heads, block_rows = std::max(kQueryColumns / heads, 1);
+    bool has_tail = false;
+    for (const SequenceRows& s : sequences_) {
+      const int last = positions_[s.end - 1] / kSplitPositions + 1;
+      has_tail |= s.start / kSplitPositions < last;
+      num_splits_ = std::max(num_splits_, last);
+    }
+    if (has_tail && share_ == Share::kRows) return false;
+    segment_results_ = share_ == Share::kChunk && !has_tail ? kSegmentSplits / kChunkSplits : kSegmentSplits;
+    out_->segment_stride = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
+    out_->result_stride = out_->segment_stride * segment_results_;
+    // Only the tail's results of a segment share: two segments' slots are enough, if it lies in one segment or two.
+    if (share_ == Share::kSegment) out_->result_stride = std::min(out_->result_stride, 2 * kSegmentSplits);
     int num_groups = 0, num_rows = 0;
     for (size_t s = 0; s < sequences_.size(); ++s) {
       num_rows = std::max(num_rows, sequences_[s].end);
       for (int row = sequences_[s].begin; row < sequences_[s].end; row += block_rows)
         add_rows(static_cast<int>(s), row, std::min(row + block_rows, sequences_[s].end), num_groups++);
     }
-    out_->segment_stride = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
-    out_->split_stride = by_segment_ ? std::min(num_splits_, 2 * kSegmentSplits) : num_splits_;
-    return is_possible_ && static_cast<int64_t>(num_rows) * out_->split_stride <= geometry_.split_slots &&
-           static_cast<int64_t>(num_rows) * out_->segment_stride <= geometry_.segment_slots && static_cast<int>(out_->folds.size()) <= geometry_.max_folds;
+    const bool needs_results = share_ != Share::kRows;
+    return is_possible_ && (!needs_results || (static_cast<int64_t>(num_rows) * out_->result_stride <= geometry_.result_slots &&
+                                               static_cast<int64_t>(num_rows) * out_->segment_stride <= geometry_.segment_slots &&
+                                               static_cast<int>(out_->folds.size()) <= geometry_.max_folds));
   }
 
-  // In units of a split, for the block that has most to do.
+  // In units of a split, for the group that has most to do.
   double cost() const {
-    const double waves = (static_cast<double>(out_->items.size()) * geometry_.num_kv_heads + geometry_.num_blocks - 1) / geometry_.num_blocks;
+    const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads, waves = (items + geometry_.num_groups - 1) / geometry_.num_groups;
     int longest = 1;
     for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
-    return static_cast<int64_t>(waves) * (longest + kItemOverhead);
+    return static_cast<double>(waves) * (longest + kItemOverhead);
   }
 
  private:
   void add_rows(int sequence, int begin, int end, int group) {
     const int start = sequences_[sequence].start, splits = positions_[end - 1] / kSplitPositions + 1;
     const int tail = std::min(start / kSplitPositions, splits);  // splits from here on are each row's own
-    if (by_segment_ && splits - tail > kSegmentSplits) is_possible_ = false;
-    num_splits_ = std::max(num_splits_, splits);
+    if (share_ == Share::kSegment && splits - tail > kSegmentSplits) is_possible_ = false;
     const int segments = (splits + kSegmentSplits - 1) / kSegmentSplits;
+    if (share_ == Share::kRows) {
+      add_item(sequence, begin, end, 0, splits, 0, false);
+      return add_fold(begin, end, 0, 1, 1, 0, group, 1);
+    }
     for (int segment = 0; segment < segments; ++segment) {
-      const int first = segment * kSegmentSplits, last = std::min(first + kSegmentSplits, splits);
+      const int first = segment * kSegmentSplits, last = std::min(first + kSegmentSplits, splits), slot = segment * segment_results_ % out_->result_stride;
       const size_t before = out_->items.size();
-      if (by_segment_ && last <= tail) {
-        add_item(sequence, begin, end, first, last, false);
+      int results = 0, chunks = 0;
+      if (share_ == Share::kSegment && last <= tail) {
+        add_item(sequence, begin, end, first, last, slot, false);
+        results = 1;
       } else {
-        for (int split = first; split < last; ++split) {
-          if (split < tail) add_item(sequence, begin, end, split, split + 1, false);
-          for (int row = begin; split >= tail && row < end; ++row) add_item(sequence, row, row + 1, split, split + 1, true);
+        int split = first;
+        for (; share_ == Share::kChunk && split < last && std::min(split + kChunkSplits, last) <= tail; split = std::min(split + kChunkSplits, last), ++chunks)
+          add_item(sequence, begin, end, split, std::min(split + kChunkSplits, last), slot + results++, false);
+        for (; split < last; ++split, ++results) {
+          if (split < tail) add_item(sequence, begin, end, split, split + 1, slot + results, false);
+          for (int row = begin; split >= tail && row < end; ++row) add_item(sequence, row, row + 1, split, split + 1, slot + results, true);
         }
       }
-      out_->folds.push_back({begin, end - begin, first, last, static_cast<int>(out_->items.size() - before), segment, group, segments});
+      add_fold(begin, end, slot, results, static_cast<int>(out_->items.size() - before), segment, group, segments);
+      out_->folds.back().num_chunks = chunks;
     }
   }
 
-  void add_item(int sequence, int begin, int end, int split_begin, int split_end, bool is_tail) {
+  void add_fold(int begin, int end, int slot, int results, int items, int segment, int group, int segments) {
+    AttentionFold fold{};
+    fold.row_begin = begin, fold.num_rows = end - begin, fold.first_result = slot, fold.num_results = results, fold.num_items = items;
+    fold.segment = segment, fold.group = group, fold.num_segments = segments;
+    out_->folds.push_back(fold);
+  }
+
+  void add_item(int sequence, int begin, int end, int split_begin, int split_end, int result, bool is_tail) {
     const SequenceRows& rows = sequences_[sequence];
     AttentionItem item{};
     item.row_begin = begin, item.num_rows = end - begin, item.split_begin = split_begin, item.split_end = split_end;
@@ -69,13 +100,15 @@ class Planner {
     item.last_position = positions_[end - 1];
     const bool is_tree = rows.start != std::numeric_limits<int>::max();
     item.first_new = is_tree ? std::numeric_limits<int>::max() : positions_[rows.begin];
+    item.result = result;
     out_->items.push_back(item);
   }
 
   const std::vector<SequenceRows>& sequences_;
   const std::vector<int32_t>& positions_;
   const AttentionGeometry& geometry_;
-  const bool by_segment_;
+  const Share share_;
+  int segment_results_ = kSegmentSplits;  // slots of a segment
   AttentionPlan* out_ = nullptr;
   int num_splits_ = 1;
   bool is_possible_ = true;
@@ -84,12 +117,15 @@ class Planner {
 }  // namespace
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, AttentionPlan* out) {
-  AttentionPlan other;
-  Planner splits(sequences, positions, geometry, false), segments(sequences, positions, geometry, true);
-  const bool has_splits = splits.run(out), has_segments = segments.run(&other);
-  if (!has_splits && !has_segments) return false;
-  if (!has_splits || (has_segments && segments.cost() < splits.cost())) *out = std::move(other);
-  return true;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
+    AttentionPlan plan;
+    Planner planner(sequences, positions, geometry, share);
+    if (!planner.run(&plan) || planner.cost() >= least) continue;
+    least = planner.cost();
+    *out = std::move(plan);
+  }
+  return !out->items.empty() || sequences.empty();
 }
 
 }  // namespace qspec::cuda

@@ -1,4 +1,4 @@
-// How attention over the rows of one launch is shared out: items for the blocks, and which of their results are folded together.
+// How attention over the rows of one launch is shared out: items for groups of warps, and which of their results are folded together.
 #pragma once
 #include <vector>
 
@@ -15,8 +15,8 @@ struct SequenceRows {
 
 struct AttentionGeometry {
   int num_heads, num_kv_heads;
-  int num_blocks;        // of the grid
-  int split_slots;       // StepWorkspace: results of splits that fit
+  int num_groups;        // of warps, over the grid, that take items in turn
+  int result_slots;      // StepWorkspace: results of items that fit
   int segment_slots;
   int max_folds;
 };
@@ -24,7 +24,7 @@ struct AttentionGeometry {
 struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionFold> folds;
-  int split_stride = 0, segment_stride = 0;
+  int result_stride = 0, segment_stride = 0;
 };
 
 // `positions` of all rows. False when the results don't fit the workspace.

@@ -17,7 +17,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxDraftSteps = 64;
-constexpr int kSplitSlots = 2048;       // results of attention splits that are kept at once
+constexpr int kResultSlots = 4096;      // results of attention items that are kept at once
 constexpr size_t kArenaBytes = size_t{1} << 20;
 constexpr int kMaxPhases = 1024;  // that a profile can time
 
@@ -101,16 +101,16 @@ Status CudaSession::allocate_workspace() {
   if (heads == 0) heads = 1, head_dim = 32;
   const int max_splits = static_cast<int>(std::min<int64_t>((kv.num_slots() + kSplitPositions - 1) / kSplitPositions, INT32_MAX / kMaxStepRows));
   const int max_segments = (max_splits + kSegmentSplits - 1) / kSegmentSplits;
-  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, device_.num_multiprocessors, std::max(kSplitSlots, kMaxStepRows), kMaxStepRows * max_segments,
+  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, device_.num_multiprocessors * kAttentionGroups, std::max(kResultSlots, 2 * kSegmentSplits * kMaxStepRows), kMaxStepRows * max_segments,
                kMaxStepRows * max_segments};
   int64_t partials = 0, counters = 1;
   for (const auto& plan : plans_) {
     if (!plan) continue;
     partials = std::max(partials, plan->partial_floats()), counters = std::max(counters, plan->num_counters());
   }
-  const int64_t result_floats = static_cast<int64_t>(heads) * (head_dim + 2);
+  const int64_t result_floats = static_cast<int64_t>(heads) * (head_dim + kResultTail);
   const int64_t fold_counters = static_cast<int64_t>(geometry_.max_folds + kMaxStepRows) * std::max(geometry_.num_kv_heads, 1);
-  const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.split_slots * result_floats) * 4,
+  const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.result_slots * result_floats) * 4,
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
                           kMaxStepRows * kSampleChunks * sizeof(SampleBest), kMaxStepRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
                           static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4};
@@ -403,7 +403,7 @@ Status CudaSession::fill_cache_randomly(uint64_t seed) {
 void CudaSession::set_profiling(bool is_on) {
   for (Profile& profile : profiles_) profile = {}, profile.is_on = is_on;
   if (!is_on) stamps_.reset();
-  else if (stamps_.bytes() == 0 && !DeviceBuffer::create(static_cast<size_t>(geometry_.num_blocks) * stamps_stride(kMaxPhases) * 8, "profiling", &stamps_).is_ok())
+  else if (stamps_.bytes() == 0 && !DeviceBuffer::create(static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(kMaxPhases) * 8, "profiling", &stamps_).is_ok())
     for (Profile& profile : profiles_) profile.is_on = false;
 }
 
@@ -434,7 +434,7 @@ Status CudaSession::run_profiled(const Launch& launch) {
   const double elapsed = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
   const std::vector<Phase>& phases = plans_[launch.is_draft]->phases(launch.row_class);
   std::vector<unsigned long long>& stamps = last_stamps_;
-  stamps.assign(static_cast<size_t>(geometry_.num_blocks) * stamps_stride(static_cast<int>(phases.size())), 0);
+  stamps.assign(static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(static_cast<int>(phases.size())), 0);
   if (phases.size() <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
   // By the first block's clock.
   const double total = std::max<double>(static_cast<double>(stamps[phases.size() * kStampSteps] - stamps[0]), 1);

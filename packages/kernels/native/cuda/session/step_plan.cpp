@@ -314,7 +314,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   params->num_shapes = static_cast<int>(c.shape_linears.size());
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
-  params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs;
+  params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs, params->attention_groups = c.config.attention_groups;
 }
 
 }  // namespace qspec::cuda

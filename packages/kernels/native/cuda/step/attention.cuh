@@ -1,15 +1,16 @@
 // Paged attention as a phase of the step kernel.
 //
-// An item is a block of up to 16 query columns (rows of one sequence x the heads that share a KV head) over a range of splits of 128
-// positions. Scores: S = Q · Kᵀ, A = Q (16 columns x 16 dims), B = K; weights and output: O = P · V, A = P (16 x 16 positions), B = V; the sum
+// An item is a block of up to 16 query columns (rows of one sequence x the heads that share a KV head) over a range of splits of 64
+// positions. A group of four warps takes it: what one split asks of a group is a chain of short steps, so a block has three groups under way. Scores: S = Q · Kᵀ, A = Q (16 columns x 16 dims), B = K; weights and output: O = P · V, A = P (16 x 16 positions), B = V; the sum
 // of weights is one more column of V that is all ones, so it is rounded as the numerators are. Within a split positions are summed in order
-// by the tensor core's chain; splits are folded in order within a segment of 8, segments in order: nothing depends on who shares the batch.
+// by the tensor core's chain; splits are folded in order within a chunk of 4, chunks within a segment of 4, segments in order: nothing depends
+// on who shares the batch, nor on how much of this one item does.
 //
 // K and V of a split go through shared memory (16-byte asynchronous copies, swizzled), one behind the other, so that either is under way while
 // the other is used. int8 codes are expanded to bfloat16 with their scale on the way. What this launch adds to the cache is written to the
 // tiles directly, so nothing that is copied depends on the phase before: the first split is fetched before the grid's barrier.
 //
-// In shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  slots;  small arrays.
+// Of a group in shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  slots;  small arrays.
 #pragma once
 #include "step/row_math.cuh"
 #include "step/step_shared.cuh"
@@ -23,14 +24,16 @@ constexpr float kLog2E = 1.4426950408889634f;
 // lanes a row and for matrix loads of eight rows.
 QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
 
+constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
+
 struct AttentionShared {
-  uint32_t k, v;         // tiles [128][row_bytes] bf16; the same place for an int8 cache
-  uint32_t raw_k, raw_v; // [128][head_dim] codes (int8-nested: high nibbles, then low ones)
+  uint32_t k, v;         // tiles [64][row_bytes] bf16; the same place for an int8 cache
+  uint32_t raw_k, raw_v; // [64][head_dim] codes (int8-nested: high nibbles, then low ones)
   uint32_t q;            // [16][row_bytes] bf16
-  uint32_t p;            // [16][128] bf16
-  uint32_t largest;      // float [16][16] by column and warp
-  uint32_t slots;        // int32 [2][128]
-  uint32_t k_scale, v_scale;  // float [2][128]
+  uint32_t p;            // [16][64] bf16
+  uint32_t largest;      // float [16][4] by column and warp
+  uint32_t slots;        // int32 [2][64]
+  uint32_t k_scale, v_scale;  // float [2][64]
   uint32_t own, first;   // int32 [16] last and first position that a column sees
   int row_bytes;
 };
@@ -38,7 +41,7 @@ struct AttentionShared {
 QSPEC_HOST_DEVICE constexpr int attention_row_bytes(int head_dim) { return head_dim <= 64 ? 128 : 256; }
 QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim) {
   return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 +
-         16 * 16 * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
+         kQueryColumns * kGroupWarps * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
 }
 
 QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes) {
@@ -50,7 +53,7 @@ QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool h
   p += 2 * kSplitPositions * s.row_bytes;
   s.q = p, p += kQueryColumns * s.row_bytes;
   s.p = p, p += kQueryColumns * kSplitPositions * 2;
-  s.largest = p, p += 16 * 16 * 4;
+  s.largest = p, p += kQueryColumns * kGroupWarps * 4;
   s.slots = p, p += 2 * kSplitPositions * 4;
   s.k_scale = p, p += 2 * kSplitPositions * 4;
   s.v_scale = p, p += 2 * kSplitPositions * 4;
@@ -174,7 +177,6 @@ QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
 }
 QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
 
-template <int warps>
 struct AttentionPhase {
   const StepParams& params;
   const AttentionSpec& spec;
@@ -183,25 +185,25 @@ struct AttentionPhase {
   RowBlocks blocks;
   AttentionShared s;
   int index;  // of the phase
-  int thread, warp, lane, group, dim;
+  int which, thread, warp, lane;  // the group of warps, and the place in it
+  int heads, dim;                 // query heads a KV head
   bool has_codes;
 
-  static constexpr int kThreads = warps * kWarp;
-  static constexpr int kFoldBatch = 4;  // divides kSegmentSplits
-  static constexpr int kScoreWarps = warps < 16 ? warps : 16;
-  static constexpr int kPositionTiles = (16 + kScoreWarps - 1) / kScoreWarps;  // of 8 positions, a warp
-  static constexpr int kDimTiles = (kMaxHeadDim / 8 + warps - 1) / warps;
+  static constexpr int kFoldBatch = 8;
+  static constexpr int kPositionTiles = kSplitPositions / 8 / kGroupWarps;  // of 8 positions, a warp
+  static constexpr int kDimTiles = kMaxHeadDim / 8 / kGroupWarps;
 
-  struct Work {  // one split of one item
-    int item, split;
+  struct Work {  // one split of one item, for one KV head
+    AttentionItem item;
+    int number, kv_head;  // of the item
+    int split;
   };
   struct State {
     float largest[2], weight[2], output[kDimTiles][4];
   };
 
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
-  QSPEC_DEVICE AttentionItem item_at(int item) const { return load_struct(batch.items + item / spec.num_kv_heads); }
-  QSPEC_DEVICE void sync() const { named_barrier(kBlockBarrier, kThreads); }
+  QSPEC_DEVICE void sync() const { named_barrier(kGroupBarrier + which, kGroupThreads); }
 
   QSPEC_DEVICE uint32_t slot_at(int buffer, int position) const { return s.slots + (buffer * kSplitPositions + position) * 4; }
   QSPEC_DEVICE uint32_t scale_at(bool is_v, int buffer, int position) const {
@@ -217,37 +219,39 @@ struct AttentionPhase {
   }
   // Slots of a later split; by the last threads, which have least else to do.
   QSPEC_DEVICE void find_slots(const Work& work, int buffer) const {
-    const AttentionItem item = item_at(work.item);
-    const int kv_head = work.item % spec.num_kv_heads;
-    for (int i = kThreads - 1 - thread; i < kSplitPositions; i += kThreads)
-      put_slot(buffer, i, slot_of_position(batch, item, work.split * kSplitPositions + i), kv_head);
+    const int i = kGroupThreads - 1 - thread;
+    if (i < kSplitPositions) put_slot(buffer, i, slot_of_position(batch, work.item, work.split * kSplitPositions + i), work.kv_head);
   }
 
-  // Starts copying K or V of a split whose slots are at `slots`. Absent positions are zero.
+  // Starts copying K or V of a split whose slots are at `slots`. Absent positions are zero. Each thread copies one 16-byte chunk of every so
+  // many positions; neighbours copy neighbouring chunks. With 8, 16, … positions between them, swizzles stay the same.
   QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, uint32_t slots) const {
-    const uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
-    const bool is_nested = spec.cache.format == KvFormat::kInt8Nested;
-    const int vector_bytes = !has_codes ? 2 * dim : is_nested ? dim / 2 : dim, chunks = vector_bytes / 16;
-    const bool has_low = is_nested && !spec.high_plane_only;
-    const uint32_t to = has_codes ? (is_v ? s.raw_v : s.raw_k) : is_v ? s.v : s.k;
-    // Threads take chunks in turn: 16-byte chunks of a position are neighbours.
-    int position = thread / chunks, chunk = thread - position * chunks;
-    const int positions_on = kThreads / chunks, chunks_on = kThreads - positions_on * chunks;
+    const bool is_nested = spec.cache.format == KvFormat::kInt8Nested, has_low = is_nested && !spec.high_plane_only;
+    const int vector_bytes = !has_codes ? 2 * dim : is_nested ? dim / 2 : dim, row_bytes = has_codes ? vector_bytes : s.row_bytes;
+    const int chunks = vector_bytes / 16, padded = chunks > 8 ? 16 : chunks > 4 ? 8 : chunks > 2 ? 4 : chunks;  // a power of two
+    const int chunk = thread & (padded - 1), first = thread / padded, step = kGroupThreads / padded;
+    if (chunk >= chunks) return;
+    const uint8_t* from = (is_v ? spec.cache.v : spec.cache.k) + kv_head * vector_bytes + chunk * 16;
+    const uint8_t* from_low = (is_v ? spec.cache.v_low : spec.cache.k_low) + kv_head * vector_bytes + chunk * 16;
+    const int64_t slot_bytes = static_cast<int64_t>(spec.num_kv_heads) * vector_bytes;
+    uint32_t place = has_codes ? (is_v ? s.raw_v : s.raw_k) + first * row_bytes + chunk * 16 : (is_v ? s.v : s.k) + first * row_bytes + swizzled(first, chunk) * 16;
+    constexpr int kAtOnce = 4;
     QSPEC_NO_UNROLL
-    while (position < kSplitPositions) {
-      const int64_t slot = static_cast<int32_t>(shared_load_4(slots + position * 4));
-      if (slot != kWrittenHere) {
-        const int64_t at = (slot * spec.num_kv_heads + kv_head) * vector_bytes + chunk * 16;
-        const uint32_t place = has_codes ? to + position * vector_bytes + chunk * 16 : to + position * s.row_bytes + swizzled(position, chunk) * 16;
-        if (slot < 0) {
+    for (int position = first; position < kSplitPositions; position += kAtOnce * step) {
+      int32_t slot[kAtOnce];
+      QSPEC_UNROLL
+      for (int i = 0; i < kAtOnce; ++i)
+        slot[i] = position + i * step < kSplitPositions ? static_cast<int32_t>(shared_load_4(slots + (position + i * step) * 4)) : kWrittenHere;
+      QSPEC_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (slot[i] >= 0) {
+          copy_async_16(place, from + slot[i] * slot_bytes);
+          if (has_low) copy_async_16(place + kSplitPositions * vector_bytes, from_low + slot[i] * slot_bytes);
+        } else if (slot[i] == kAbsent) {
           shared_store_16(place, uint4{0, 0, 0, 0});
-        } else {
-          copy_async_16(place, data + at);
-          if (has_low) copy_async_16(place + kSplitPositions * vector_bytes, (is_v ? spec.cache.v_low : spec.cache.k_low) + at);
         }
+        place += step * row_bytes;
       }
-      position += positions_on, chunk += chunks_on;
-      if (chunk >= chunks) chunk -= chunks, ++position;
     }
   }
 
@@ -267,7 +271,7 @@ struct AttentionPhase {
     const uint32_t raw = is_v ? s.raw_v : s.raw_k;
     const int chunks = dim / 8;
     QSPEC_NO_UNROLL
-    for (int i = thread; i < kSplitPositions * chunks; i += kThreads) {
+    for (int i = thread; i < kSplitPositions * chunks; i += kGroupThreads) {
       const int position = i / chunks, chunk = i - position * chunks;
       const float scale = shared_load_float(scale_at(is_v, buffer, position));
       const bool is_absent = static_cast<int32_t>(shared_load_4(slot_at(buffer, position))) == kAbsent;
@@ -293,20 +297,20 @@ struct AttentionPhase {
 
   // What a split needs of this launch's own rows: at an item's first one, Q of its columns, normed and rotated, and which positions each sees;
   // and K and V of the rows whose positions lie in the split, into the cache and the tiles. One task a warp.
-  QSPEC_DEVICE void prepare(const AttentionItem& item, const Work& work, int buffer, bool is_first) const {
-    const int kv_head = work.item % spec.num_kv_heads;
-    const int num_queries = is_first ? item.num_rows * group : 0;
-    int first_row = 0, num_rows = 0;  // whose K and V
+  QSPEC_DEVICE void prepare(const Work& work, int buffer, bool is_first) const {
+    const AttentionItem& item = work.item;
+    const int kv_head = work.kv_head;
+    const int num_queries = is_first ? item.num_rows * heads : 0;
+    int first_row = 0, num_rows = 0;  // whose K and V: rows of a sequence have neighbouring positions, from first_new on
     if (!batch.has_tree) {
-      const int row = item.sequence_begin + lane;
-      const bool is_here = row < item.sequence_end && start.positions[row] / kSplitPositions == work.split;
-      const uint32_t mask = ballot(is_here);
-      first_row = item.sequence_begin + lowest_bit(mask), num_rows = num_bits(mask);
+      const int from = work.split * kSplitPositions - item.first_new, to = from + kSplitPositions, count = item.sequence_end - item.sequence_begin;
+      first_row = item.sequence_begin + (from < 0 ? 0 : from), num_rows = (to < count ? to : count) - (from < 0 ? 0 : from);
+      if (num_rows < 0) num_rows = 0;
     }
     QSPEC_NO_UNROLL
-    for (int task = warp; task < num_queries + 2 * num_rows; task += warps) {
+    for (int task = warp; task < num_queries + 2 * num_rows; task += kGroupWarps) {
       if (task < num_queries) {
-        const HeadValues q = load_head(spec, item.row_begin + task / group, kv_head * group + task % group, spec.q_norm, true);
+        const HeadValues q = load_head(spec, item.row_begin + task / heads, kv_head * heads + task % heads, spec.q_norm, true);
         if (!has_head_values(dim)) continue;
         store_pair(s.q + task * s.row_bytes, task, 2 * lane, pack_bf16(q.low.x, q.low.y));
         store_pair(s.q + task * s.row_bytes, task, 2 * lane + dim / 2, pack_bf16(q.high.x, q.high.y));
@@ -317,7 +321,7 @@ struct AttentionPhase {
       }
     }
     if (is_first && thread < kQueryColumns) {
-      const int own = thread < num_queries ? start.positions[item.row_begin + thread / group] : -1;
+      const int own = thread < num_queries ? start.positions[item.row_begin + thread / heads] : -1;
       shared_store_4(s.own + thread * 4, static_cast<uint32_t>(own));
       shared_store_4(s.first + thread * 4, spec.sliding_window > 0 && own >= spec.sliding_window ? static_cast<uint32_t>(own + 1 - spec.sliding_window) : 0);
     }
@@ -333,25 +337,28 @@ struct AttentionPhase {
     for (int i = 0; i < 2; ++i) {
       own[i] = static_cast<int32_t>(shared_load_4(s.own + (g + 8 * i) * 4)), first[i] = static_cast<int32_t>(shared_load_4(s.first + (g + 8 * i) * 4));
     }
+    float acc[kPositionTiles][4] = {};
+    QSPEC_UNROLL
+    for (int chunk = 0; chunk < kMaxHeadDim / 32; ++chunk) {
+      if (chunk * 32 >= dim) break;
+      const int place = swizzled(g, 4 * chunk + t) * 16;  // of rows g, g + 8, g + 16 … alike
+      const uint4 q0 = shared_load_16(s.q + g * s.row_bytes + place), q1 = shared_load_16(s.q + (g + 8) * s.row_bytes + place);
+      const uint32_t a0[4] = {q0.x, q1.x, q0.y, q1.y}, a1[4] = {q0.z, q1.z, q0.w, q1.w};
+      QSPEC_UNROLL
+      for (int j = 0; j < kPositionTiles; ++j) {
+        const uint4 k = shared_load_16(s.k + ((warp + j * kGroupWarps) * 8 + g) * s.row_bytes + place);
+        mma_bf16(acc[j], a0, k.x, k.y);
+        mma_bf16(acc[j], a1, k.z, k.w);
+      }
+    }
     QSPEC_UNROLL
     for (int j = 0; j < kPositionTiles; ++j) {
-      const int tile = warp + j * kScoreWarps;
-      if (warp >= kScoreWarps || tile >= kSplitPositions / 8) continue;
-      const int position = tile * 8 + g;
-      float acc[4] = {0, 0, 0, 0};
-      for (int chunk = 0; chunk < dim / 32; ++chunk) {
-        const uint4 q0 = shared_load_16(s.q + g * s.row_bytes + swizzled(g, 4 * chunk + t) * 16);
-        const uint4 q1 = shared_load_16(s.q + (g + 8) * s.row_bytes + swizzled(g + 8, 4 * chunk + t) * 16);
-        const uint4 k = shared_load_16(s.k + position * s.row_bytes + swizzled(position, 4 * chunk + t) * 16);
-        const uint32_t a0[4] = {q0.x, q1.x, q0.y, q1.y}, a1[4] = {q0.z, q1.z, q0.w, q1.w};
-        mma_bf16(acc, a0, k.x, k.y);
-        mma_bf16(acc, a1, k.z, k.w);
-      }
+      const int tile = warp + j * kGroupWarps;
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int p = split * kSplitPositions + tile * 8 + 2 * t + (i & 1);
         const bool is_seen = p <= own[i >> 1] && p >= first[i >> 1];
-        scores[j][i] = is_seen ? acc[i] * scale : -INFINITY;
+        scores[j][i] = is_seen ? acc[j][i] * scale : -INFINITY;
         largest[i >> 1] = largest[i >> 1] > scores[j][i] ? largest[i >> 1] : scores[j][i];
       }
     }
@@ -361,7 +368,7 @@ struct AttentionPhase {
         const float other = shuffle_xor(largest[i], mask);
         largest[i] = largest[i] > other ? largest[i] : other;
       }
-      if (t == 0 && warp < kScoreWarps) shared_store_float(s.largest + ((g + 8 * i) * 16 + warp) * 4, largest[i]);
+      if (t == 0) shared_store_float(s.largest + ((g + 8 * i) * kGroupWarps + warp) * 4, largest[i]);
     }
   }
 
@@ -371,20 +378,17 @@ struct AttentionPhase {
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
       largest[i] = -INFINITY;
+      static_assert(kGroupWarps == 4, "one load");
+      const uint4 four = shared_load_16(s.largest + (g + 8 * i) * kGroupWarps * 4);
       QSPEC_UNROLL
-      for (int w = 0; w < kScoreWarps; w += 4) {
-        const uint4 four = shared_load_16(s.largest + ((g + 8 * i) * 16 + w) * 4);
-        QSPEC_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          const float other = float_of_bits(word_of(four, j));
-          largest[i] = largest[i] > other ? largest[i] : other;
-        }
+      for (int j = 0; j < kGroupWarps; ++j) {
+        const float other = float_of_bits(word_of(four, j));
+        largest[i] = largest[i] > other ? largest[i] : other;
       }
     }
     QSPEC_UNROLL
     for (int j = 0; j < kPositionTiles; ++j) {
-      const int tile = warp + j * kScoreWarps;
-      if (warp >= kScoreWarps || tile >= kSplitPositions / 8) continue;
+      const int tile = warp + j * kGroupWarps;
       QSPEC_UNROLL
       for (int i = 0; i < 2; ++i) {
         const bool is_empty = largest[i] == -INFINITY;
@@ -414,7 +418,7 @@ struct AttentionPhase {
       }
       QSPEC_UNROLL
       for (int d = 0; d < kDimTiles; ++d) {
-        const int dims = warp + d * warps;
+        const int dims = warp + d * kGroupWarps;
         if (dims * 8 >= dim) continue;
         uint32_t v[4];
         const int position = base + lane;
@@ -433,58 +437,59 @@ struct AttentionPhase {
       for (int d = 0; d < kDimTiles; ++d) state.output[d][2 * i] = state.output[d][2 * i + 1] = 0;
     }
   }
-  QSPEC_DEVICE void append(State& state, const float (&largest)[2], const float (&weight)[4], const float (&output)[kDimTiles][4]) const {
+  // Onto a cleared state this is exact.
+  QSPEC_DEVICE static void append(State& state, const State& next) {
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const FoldFactors f = fold_factors(state.largest[i], largest[i]);
-      state.largest[i] = f.largest, state.weight[i] = fold(f, state.weight[i], weight[2 * i]);
+      const FoldFactors f = fold_factors(state.largest[i], next.largest[i]);
+      state.largest[i] = f.largest, state.weight[i] = fold(f, state.weight[i], next.weight[i]);
       QSPEC_UNROLL
       for (int d = 0; d < kDimTiles; ++d)
         QSPEC_UNROLL
-        for (int e = 0; e < 2; ++e) state.output[d][2 * i + e] = fold(f, state.output[d][2 * i + e], output[d][2 * i + e]);
+        for (int e = 2 * i; e < 2 * i + 2; ++e) state.output[d][e] = fold(f, state.output[d][e], next.output[d][e]);
     }
   }
 
-  // ---- Results ----
+  // ---- Results: [outputs | largest, weight] ----
 
-  QSPEC_DEVICE float* split_result(int row, int split, int head) const {
-    return params.workspace.split_results + ((static_cast<int64_t>(row) * batch.split_stride + split % batch.split_stride) * spec.num_heads + head) * (dim + 2);
+  QSPEC_DEVICE float* item_result(int row, int slot, int head) const {
+    return params.workspace.item_results + ((static_cast<int64_t>(row) * batch.result_stride + slot) * spec.num_heads + head) * (dim + kResultTail);
   }
   QSPEC_DEVICE float* segment_result(int row, int segment, int head) const {
-    return params.workspace.segment_results + ((static_cast<int64_t>(row) * batch.segment_stride + segment) * spec.num_heads + head) * (dim + 2);
+    return params.workspace.segment_results + ((static_cast<int64_t>(row) * batch.segment_stride + segment) * spec.num_heads + head) * (dim + kResultTail);
   }
 
-  // The state's columns: [output | largest, weight] each.
+  // The state's columns.
   QSPEC_DEVICE void store_state(const State& state, const AttentionItem& item, int kv_head, bool is_segment) const {
     const int g = lane / 4, t = lane % 4;
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int column = g + 8 * i;
-      if (column >= item.num_rows * group) continue;
-      const int row = item.row_begin + column / group, head = kv_head * group + column % group;
-      float* p = is_segment ? segment_result(row, item.split_begin / kSegmentSplits, head) : split_result(row, item.split_begin, head);
+      if (column >= item.num_rows * heads) continue;
+      const int row = item.row_begin + column / heads, head = kv_head * heads + column % heads;
+      float* p = is_segment ? segment_result(row, item.split_begin / kSegmentSplits, head) : item_result(row, item.result, head);
       QSPEC_UNROLL
       for (int d = 0; d < kDimTiles; ++d) {
-        const int at = (warp + d * warps) * 8 + 2 * t;
+        const int at = (warp + d * kGroupWarps) * 8 + 2 * t;
         if (at < dim) store_l2(reinterpret_cast<float2*>(p + at), float2{state.output[d][2 * i], state.output[d][2 * i + 1]});
       }
       if (warp == 0 && t == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{state.largest[i], state.weight[i]});
     }
   }
 
-  // Did the calling block bring in the last of `expected` results? Uniform over the block; what all blocks stored before can be read then.
+  // Did the calling group bring in the last of `expected` results? Uniform over the group; what all blocks stored before can be read then.
   QSPEC_DEVICE bool is_last(int32_t* counter, int expected) const {
     sync();
     if (expected == 1) return true;
     if (thread == 0) {
-      fence_device();  // after the barrier: covers what the whole block stored
+      fence_device();  // after the barrier: covers what the whole group stored
       const int before = atomic_add(counter, 1);
       if (before == expected - 1) *counter = 0;
       fence_device();
-      shared_store_4(kFlagAt, before == expected - 1);
+      shared_store_4(kFlagAt + which * 4, before == expected - 1);
     }
     sync();
-    return shared_load_4(kFlagAt) != 0;
+    return shared_load_4(kFlagAt + which * 4) != 0;
   }
 
   QSPEC_DEVICE void store_attended(int row, int head, int e, float2 value, float weight) const {
@@ -494,39 +499,61 @@ struct AttentionPhase {
     else *reinterpret_cast<float2*>(spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k) = float2{a, b};
   }
 
-  // Folds results `begin` … `end` of every column, of splits or of segments: into the fold's segment, or the attended values.
-  QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, int begin, int end, bool of_segments, bool to_segment) const {
-    const int pairs = dim / 2, stride = spec.num_heads * (dim + 2);
+  struct Folded {
+    float value[4], largest, weight;
+    QSPEC_DEVICE void clear() { value[0] = value[1] = value[2] = value[3] = weight = 0, largest = -INFINITY; }
+    QSPEC_DEVICE void append(const Folded& next) {
+      const FoldFactors f = fold_factors(largest, next.largest);
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) value[e] = fold(f, value[e], next.value[e]);
+      largest = f.largest, weight = fold(f, weight, next.weight);
+    }
+  };
+
+  // Folds the fold's items, or its rows' segments, of every column: into the fold's segment, or the attended values. Four outputs a thread.
+  QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, bool of_segments, bool to_segment) const {
+    const int quads = dim / 4, stride = spec.num_heads * (dim + kResultTail), count = of_segments ? f.num_segments : f.num_results;
+    const int chunks = of_segments ? count : f.num_chunks;  // results that are appended as they are; the others by chunks
     QSPEC_NO_UNROLL
-    for (int i = thread; i < f.num_rows * group * pairs; i += kThreads) {
-      const int column = i / pairs, e = 2 * (i - column * pairs);
-      const int row = f.row_begin + column / group, head = kv_head * group + column % group;
-      float2 value = {0, 0};
-      float largest = -INFINITY, weight = 0;
+    for (int i = thread; i < f.num_rows * heads * quads; i += kGroupThreads) {
+      const int column = i / quads, e = 4 * (i - column * quads);
+      const int row = f.row_begin + column / heads, head = kv_head * heads + column % heads;
+      const float* p = of_segments ? segment_result(row, 0, head) : item_result(row, f.first_result, head);
+      Folded total, chunk;
+      total.clear(), chunk.clear();
       QSPEC_NO_UNROLL
-      for (int base = begin; base < end; base += kFoldBatch) {
-        const float* p = of_segments ? segment_result(row, base, head) : split_result(row, base, head);  // of a segment they lie one after another
-        float2 next[kFoldBatch], tail[kFoldBatch];  // all loads wait together
+      for (int base = 0; base < count; base += kFoldBatch) {
+        float4 next[kFoldBatch];  // all loads wait together
+        float2 tail[kFoldBatch];
         QSPEC_UNROLL
         for (int j = 0; j < kFoldBatch; ++j) {
-          tail[j] = float2{-INFINITY, 0}, next[j] = float2{0, 0};
-          if (base + j < end) next[j] = load_l2(reinterpret_cast<const float2*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
+          tail[j] = float2{-INFINITY, 0}, next[j] = float4{0, 0, 0, 0};
+          if (base + j < count) next[j] = load_l2(reinterpret_cast<const float4*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
           p += stride;
         }
         QSPEC_UNROLL
         for (int j = 0; j < kFoldBatch; ++j) {
-          const FoldFactors factors = fold_factors(largest, tail[j].x);
-          value = float2{fold(factors, value.x, next[j].x), fold(factors, value.y, next[j].y)};
-          largest = factors.largest, weight = fold(factors, weight, tail[j].y);
+          const int r = base + j;
+          if (r >= count) break;
+          const Folded one{{next[j].x, next[j].y, next[j].z, next[j].w}, tail[j].x, tail[j].y};
+          if (r < chunks) {
+            total.append(one);
+            continue;
+          }
+          chunk.append(one);
+          if ((r - chunks + 1) % kChunkSplits != 0 && r + 1 < count) continue;
+          total.append(chunk);
+          chunk.clear();
         }
       }
       if (!to_segment) {
-        store_attended(row, head, e, value, weight);
+        store_attended(row, head, e, float2{total.value[0], total.value[1]}, total.weight);
+        store_attended(row, head, e + 2, float2{total.value[2], total.value[3]}, total.weight);
         continue;
       }
-      float* p = segment_result(row, f.segment, head);
-      store_l2(reinterpret_cast<float2*>(p + e), value);
-      if (e == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{largest, weight});
+      float* to = segment_result(row, f.segment, head);
+      store_l2(reinterpret_cast<float4*>(to + e), float4{total.value[0], total.value[1], total.value[2], total.value[3]});
+      if (e == 0) store_l2(reinterpret_cast<float2*>(to + dim), float2{total.largest, total.weight});
     }
   }
 
@@ -536,47 +563,46 @@ struct AttentionPhase {
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int column = g + 8 * i;
-      if (column >= item.num_rows * group) continue;
-      const int row = item.row_begin + column / group, head = kv_head * group + column % group;
+      if (column >= item.num_rows * heads) continue;
+      const int row = item.row_begin + column / heads, head = kv_head * heads + column % heads;
       QSPEC_UNROLL
       for (int d = 0; d < kDimTiles; ++d) {
-        const int at = (warp + d * warps) * 8 + 2 * t;
+        const int at = (warp + d * kGroupWarps) * 8 + 2 * t;
         if (at < dim) store_attended(row, head, at, float2{state.output[d][2 * i], state.output[d][2 * i + 1]}, state.weight[i]);
       }
     }
   }
 
-  // The item's results are in the workspace: fold what is complete.
-  QSPEC_DEVICE void finish_item(const AttentionItem& item, const AttentionFold& f, int kv_head, bool is_segment) const {
+  // The item's result is in the workspace: fold what is complete.
+  QSPEC_DEVICE void finish_item(const AttentionItem& item, const AttentionFold& f, int kv_head) const {
     int32_t* counters = params.workspace.fold_counters;
-    if (!is_last(counters + item.fold * spec.num_kv_heads + kv_head, f.num_items)) return;
-    // Splits into their segment, then segments; each at once into the attended values when there is just one segment.
-    QSPEC_NO_UNROLL
-    for (int step = is_segment ? 1 : 0; step < 2; ++step) {
-      const bool is_alone = f.num_segments == 1;
-      if (step == 1 && !is_alone && !is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
-      fold_results(f, kv_head, step == 0 ? f.split_begin : 0, step == 0 ? f.split_end : f.num_segments, step == 1, step == 0 && !is_alone);
-      if (is_alone) return;
+    const bool is_alone = f.num_segments == 1;
+    if (f.num_items > 1) {
+      if (!is_last(counters + item.fold * spec.num_kv_heads + kv_head, f.num_items)) return;
+      fold_results(f, kv_head, false, !is_alone);
     }
+    if (is_alone || !is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
+    fold_results(f, kv_head, true, false);
   }
 
   // ---- The phase ----
 
-  QSPEC_DEVICE bool next_work(const Work& now, Work* next) const {
-    *next = now;
-    if (now.item >= 0 && ++next->split < item_at(now.item).split_end) return true;
-    next->item = now.item < 0 ? block_index() : now.item + grid_blocks();
-    if (next->item >= total_items()) return false;
-    next->split = item_at(next->item).split_begin;
+  // False after the last.
+  QSPEC_DEVICE bool next_work(Work* work) const {
+    if (++work->split < work->item.split_end) return true;
+    work->number += params.attention_groups * grid_blocks();
+    if (work->number >= total_items()) return false;
+    const int item = work->number / spec.num_kv_heads;
+    work->kv_head = work->number - item * spec.num_kv_heads, work->item = load_struct(batch.items + item), work->split = work->item.split_begin;
     return true;
   }
 
   // The first split's K and V, whose slots are known since the launch began: before the phase's own input is there. Uses only what is not
   // written by this launch.
   QSPEC_DEVICE void fetch_first() const {
-    if (block_index() >= total_items()) return;
-    const int kv_head = block_index() % spec.num_kv_heads;
-    for (int i = thread; i < kSplitPositions; i += kThreads) put_slot(0, i, start.slots[i], kv_head);
+    if (which >= params.attention_groups || first_item(which) >= total_items()) return;
+    const int kv_head = first_item(which) % spec.num_kv_heads;
+    for (int i = thread; i < kSplitPositions; i += kGroupThreads) put_slot(0, i, start.slots[which][i], kv_head);
     sync();
     copy_tile(false, kv_head, slot_at(0, 0));
     commit_async();
@@ -585,22 +611,25 @@ struct AttentionPhase {
   }
 
   QSPEC_DEVICE void start_copy(const Work& work, bool is_v, int buffer, bool is_wanted) const {
-    if (is_wanted) copy_tile(is_v, work.item % spec.num_kv_heads, slot_at(buffer, 0));
+    if (is_wanted) copy_tile(is_v, work.kv_head, slot_at(buffer, 0));
     commit_async();
   }
 
   // After fetch_first().
   QSPEC_DEVICE void run() const {
-    Work now{-1, 0}, next;
-    State state;
-    AttentionItem item = start.item;
-    bool has_work = next_work(now, &now);
-    for (int turn = 0; has_work; ++turn) {
-      const int kv_head = now.item % spec.num_kv_heads, buffer = turn & 1;
-      const bool is_first = now.split == item.split_begin, is_end = now.split + 1 == item.split_end;
-      const bool has_next = next_work(now, &next);
+    if (which >= params.attention_groups || first_item(which) >= total_items()) return;
+    State chunk, segment, total;  // of the item so far, in the order in which everybody folds
+    clear(chunk), clear(segment), clear(total);
+    Work now{start.items[which], first_item(which), first_item(which) % spec.num_kv_heads, start.items[which].split_begin}, next = now;
+    bool has_next = true;
+    QSPEC_NO_UNROLL
+    for (int turn = 0; has_next; ++turn) {
+      now = next;
+      const int buffer = turn & 1;
+      const bool is_first = now.split == now.item.split_begin, is_end = now.split + 1 == now.item.split_end;
+      has_next = next_work(&next);
       if (has_next) find_slots(next, buffer ^ 1);
-      prepare(item, now, buffer, is_first);
+      prepare(now, buffer, is_first);
       if (turn == 0) stamp_clock(params, index, 0);
       wait_async<1>();
       sync();  // K is here; Q is ready
@@ -609,11 +638,12 @@ struct AttentionPhase {
         expand_tile(false, buffer);
         sync();
       }
-      float scores[kPositionTiles][4], largest[2], weight[4], output[kDimTiles][4];
+      float scores[kPositionTiles][4], weight[4];
+      State one;
       score(now.split, scores);
       sync();  // maxima; everyone is done with K
       start_copy(next, false, buffer ^ 1, has_next);
-      weigh(scores, largest);
+      weigh(scores, one.largest);
       wait_async<1>();
       sync();  // V is here; P is ready
       if (turn == 0) stamp_clock(params, index, 2);
@@ -621,38 +651,48 @@ struct AttentionPhase {
         expand_tile(true, buffer);
         sync();
       }
-      attend(output, weight);
-      if (is_first) clear(state);
-      append(state, largest, weight, output);
+      attend(one.output, weight);
+      one.weight[0] = weight[0], one.weight[1] = weight[2];
+      append(chunk, one);
+      if (is_end || (now.split + 1) % kChunkSplits == 0) append(segment, chunk), clear(chunk);
+      if (is_end || (now.split + 1) % kSegmentSplits == 0) append(total, segment), clear(segment);
       sync();  // everyone is done with V and P
       if (turn == 0) stamp_clock(params, index, 3);
       start_copy(next, true, buffer ^ 1, has_next);
       if (is_end) {
-        const bool is_segment = item.split_end - item.split_begin > 1;
-        const AttentionFold fold = now.item == block_index() ? start.fold : load_struct(batch.folds + item.fold);
+        const AttentionFold fold = now.number == first_item(which) ? start.folds[which] : load_struct(batch.folds + now.item.fold);
         if (fold.num_items == 1 && fold.num_segments == 1) {
-          finish_alone(state, item, kv_head);
+          finish_alone(total, now.item, now.kv_head);
         } else {
-          store_state(state, item, kv_head, is_segment);
+          store_state(total, now.item, now.kv_head, fold.num_items == 1);
           if (turn == 0) stamp_clock(params, index, 4);
-          finish_item(item, fold, kv_head, is_segment);
+          finish_item(now.item, fold, now.kv_head);
         }
+        clear(total);
       }
-      if (has_next && next.item != now.item) item = item_at(next.item);
-      now = next, has_work = has_next;
     }
     wait_async<0>();
   }
 };
 
-template <int warps>
-QSPEC_DEVICE AttentionPhase<warps> attention_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
+QSPEC_DEVICE AttentionPhase attention_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
   const AttentionSpec& spec = phase.attention;
   const bool has_codes = spec.cache.format != KvFormat::kBf16;
-  const int thread = thread_index();
-  return {params, spec,   step_batch(),   attention_start(), blocks,
-          carve_attention(params.region_at, spec.head_dim, has_codes),
-          index,  thread, thread / kWarp, thread % kWarp,    spec.num_heads / spec.num_kv_heads, spec.head_dim, has_codes};
+  const int which = thread_index() / kGroupThreads, thread = thread_index() % kGroupThreads;
+  return {params,
+          spec,
+          step_batch(),
+          attention_start(),
+          blocks,
+          carve_attention(params.region_at + which * attention_shared_bytes(spec.head_dim), spec.head_dim, has_codes),
+          index,
+          which,
+          thread,
+          thread / kWarp,
+          thread % kWarp,
+          spec.num_heads / spec.num_kv_heads,
+          spec.head_dim,
+          has_codes};
 }
 
 }  // namespace qspec::cuda

@@ -24,14 +24,14 @@ inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.n8
 constexpr int kStepWarps = 12;
 
 struct StepConfig {
-  int region_at = 0, slabs_at = 0, slab_jobs = 0;
+  int region_at = 0, slabs_at = 0, slab_jobs = 0, attention_groups = 0;
   size_t shared_bytes = 0;
 };
 
 // What a program asks of it.
 struct StepDemand {
   int x_bytes = 0;          // largest share of activations
-  int attention_bytes = 0;  // attention's tiles
+  int attention_bytes = 0;  // of a group's tiles
   int unit_jobs = 1;        // most jobs of a unit
 };
 
@@ -44,7 +44,9 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
   if (config.slabs_at + (demand.unit_jobs + 1) * slab > available) return false;
   config.slab_jobs = 4 * demand.unit_jobs + kStepWarps;
   if (slab > 0) config.slab_jobs = std::min<int>(config.slab_jobs, static_cast<int>((available - config.slabs_at) / slab));
-  config.shared_bytes = std::max<size_t>(config.region_at + demand.attention_bytes, config.slabs_at + config.slab_jobs * slab);
+  config.attention_groups = kAttentionGroups;
+  while (config.attention_groups > 1 && config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes > available) --config.attention_groups;
+  config.shared_bytes = std::max<size_t>(config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes, config.slabs_at + config.slab_jobs * slab);
   if (config.shared_bytes > available) return false;
   *out = config;
   return true;

@@ -57,7 +57,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlo
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(params, phase, blocks);
       break;
-    case PhaseKind::kAttention: attention_phase<warps>(params, phase, blocks, index).run(); break;
+    case PhaseKind::kAttention: attention_phase(params, phase, blocks, index).run(); break;
   }
 }
 
@@ -73,7 +73,7 @@ QSPEC_DEVICE void begin_attention(const StepParams& params, const Phase& phase, 
     barrier.arrive(thread), barrier.wait(thread);
     named_barrier(kBlockBarrier, threads);
   }
-  attention_phase<step_warps<n8>()>(params, phase, blocks, index).fetch_first();
+  attention_phase(params, phase, blocks, index).fetch_first();
 }
 
 // What the warps must know to stream: the block's share of every shape, where every linear's begins.
@@ -96,7 +96,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   fetch_phase(params, 0, thread);
   load_streams<n8>(params, thread);
   const StepBatch& batch = step_batch();
-  if (batch.num_items > 0) start_attention(batch, thread, threads);
+  if (batch.num_items > 0) start_attention(batch, params.attention_groups, thread, threads);
   GridBarrier barrier;
   if (thread == 0) barrier.begin(params.workspace.barrier);
   named_barrier(kBlockBarrier, threads);

@@ -10,8 +10,11 @@
 namespace qspec::cuda {
 
 constexpr int kMaxParts = 16;        // shares of k that different blocks take
-constexpr int kSplitPositions = 128; // attention is summed over splits of this many positions, in order,
-constexpr int kSegmentSplits = 8;    // and segments of this many splits, in order
+constexpr int kSplitPositions = 64;  // attention is summed over splits of this many positions: splits of a chunk in order,
+constexpr int kChunkSplits = 4;      // chunks of a segment in order,
+constexpr int kSegmentSplits = 16;   // segments in order; however many of them one item takes
+constexpr int kResultTail = 4;       // floats behind a result's outputs: maximum, weight, two unused
+constexpr int kAttentionGroups = 3;  // of a block's warps: each takes splits of its own
 constexpr int kMaxStepRows = 32;
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxTeam = 2;          // warps that store a unit's sums
@@ -129,14 +132,17 @@ struct alignas(16) AttentionItem {
   int32_t page_begin;                    // of the sequence in page_ids
   int32_t last_position;                 // that any row of the item sees
   int32_t first_new;                     // position of the sequence's first row in this launch; tree: INT32_MAX, everything is in the cache by then
-  int32_t reserved;
+  int32_t result;                        // slot of its result, of the row's
 };
-// Results of one segment of a block of rows, waited for by its last item.
+// Results of one segment of a block of rows, waited for by its last item. An item that has it all to itself needs none.
 struct alignas(16) AttentionFold {
-  int32_t row_begin, num_rows, split_begin, split_end;  // splits that have results of their own
-  int32_t num_items;     // that must come in
+  int32_t row_begin, num_rows;
+  int32_t first_result, num_results;  // slots
+  int32_t num_chunks;                 // the first so many results are of whole chunks, the others of splits
+  int32_t num_items;                  // that must come in
   int32_t segment;
-  int32_t group, num_segments;  // which block of rows, and over how many segments
+  int32_t group, num_segments;        // which block of rows, and over how many segments
+  int32_t reserved[3];
 };
 
 // The rows of one launch; arrays lie in device memory. See BatchRows in qspec/params.h.
@@ -147,7 +153,7 @@ struct alignas(8) StepBatch {
   int32_t has_tree;
   int32_t num_kv_heads, page_shift;  // log2 of the slots a page
   int32_t max_ancestors;
-  int32_t split_stride;     // slots of partial results a row (split s uses slot s % split_stride), see StepWorkspace
+  int32_t result_stride;    // slots of results a row, see StepWorkspace
   int32_t segment_stride;
   const int32_t* tokens;       // pool of tokens; row r is tokens[token_index[r]]
   const int32_t* token_index;
@@ -166,8 +172,8 @@ struct StepWorkspace {
   unsigned long long* barrier;  // arrivals so far, never reset
   float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see job_sums()
   int32_t* counters;            // [items of the widest linear][kMaxTeam]
-  float* split_results;         // [row · split_stride + split % split_stride][head][head_dim + 2]: sums, then maximum and weight
-  float* segment_results;       // [row · segment_stride + segment][head][head_dim + 2]
+  float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
+  float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]
   int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
   int32_t max_folds;
 };
@@ -183,6 +189,7 @@ struct StepParams {
   int num_linears, num_token_linears;  // all; those before the logits
   int region_at;                // in shared memory: what a phase works on: activations, from slabs_at on slabs
   int slabs_at, slab_jobs;
+  int attention_groups;         // that work: fewer than kAttentionGroups where shared memory is short
   unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
   int stamps_stride;
 };

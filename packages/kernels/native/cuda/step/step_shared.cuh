@@ -11,7 +11,7 @@
 namespace qspec::cuda {
 
 constexpr int kUnitCounters = 64;
-constexpr int kBlockBarrier = 1;
+constexpr int kBlockBarrier = 1, kGroupBarrier = 2;  // kGroupBarrier + group of warps
 
 // Twelve warps have 168 registers each.
 template <int n8>
@@ -23,13 +23,13 @@ constexpr int step_threads() {
   return step_warps<n8>() * kWarp;
 }
 
-// What attention needs of the batch in every layer: this block's first item, its fold, the slots of its first split, and the rows.
+// What attention needs of the batch in every layer: each group's first item, its fold, the slots of its first split; and the rows.
 constexpr int32_t kAbsent = -1;       // slot of a position beyond the item's last
 constexpr int32_t kWrittenHere = -2;  // of a position that this launch adds: not to be copied from the cache
 struct AttentionStart {
-  AttentionItem item;
-  AttentionFold fold;
-  int32_t slots[kSplitPositions];
+  AttentionItem items[kAttentionGroups];
+  AttentionFold folds[kAttentionGroups];
+  int32_t slots[kAttentionGroups][kSplitPositions];
   int32_t positions[kMaxStepRows];
   int32_t slots_of_rows[kMaxStepRows];
 };
@@ -66,8 +66,8 @@ constexpr uint32_t kStartAt = after(kBatchAt, sizeof(StepBatch));               
 constexpr uint32_t kUnitsAt = after(kStartAt, sizeof(AttentionStart));           // int [kUnitCounters] jobs of a unit that are done
 constexpr uint32_t kReducedAt = after(kUnitsAt, kUnitCounters * 4);              // int [kUnitCounters] stamp of the unit that was stored last
 constexpr uint32_t kStoredAt = after(kReducedAt, kUnitCounters * 4);             // int [kUnitCounters] members of its team that have stored a unit
-constexpr uint32_t kFlagAt = after(kStoredAt, kUnitCounters * 4);                // int: attention's answer to all threads
-constexpr uint32_t kFactorsAt = after(kFlagAt, 4);                               // float [rows] 1 / rms of a copied input's rows
+constexpr uint32_t kFlagAt = after(kStoredAt, kUnitCounters * 4);                // int [groups]: attention's answer to all threads of a group
+constexpr uint32_t kFactorsAt = after(kFlagAt, kAttentionGroups * 4);                            // float [rows] 1 / rms of a copied input's rows
 constexpr uint32_t kSquaresAt = after(kFactorsAt, kMaxStepRows * 4);             // float [rows][runs] of rows that this block makes
 constexpr uint32_t kLargestAt = after(kSquaresAt, kPrologueRows * kMaxRowRuns * 4);  // the same
 constexpr uint32_t kShapesAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);
@@ -110,17 +110,24 @@ QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionIte
   return load_constant(batch.page_ids + item.page_begin + page) << batch.page_shift | (position - (page << batch.page_shift));
 }
 
+// Groups take items in turn: first the first groups of all blocks.
+QSPEC_DEVICE int first_item(int group) { return group * grid_blocks() + block_index(); }
+
 // At the launch's beginning, all threads, after the batch: the same for every layer.
-QSPEC_DEVICE void start_attention(const StepBatch& batch, int thread, int num_threads) {
+QSPEC_DEVICE void start_attention(const StepBatch& batch, int num_groups, int thread, int num_threads) {
   AttentionStart& start = attention_start();
-  if (thread < batch.rows) {
-    start.positions[thread] = load_constant(batch.positions + thread);
-    start.slots_of_rows[thread] = load_constant(batch.slots + thread);
+  for (int i = thread; i < batch.rows; i += num_threads) {
+    start.positions[i] = load_constant(batch.positions + i);
+    start.slots_of_rows[i] = load_constant(batch.slots + i);
   }
-  if (block_index() >= batch.num_items * batch.num_kv_heads) return;
-  const AttentionItem item = load_struct(batch.items + block_index() / batch.num_kv_heads);
-  if (thread == 0) start.item = item, start.fold = load_struct(batch.folds + item.fold);
-  for (int i = thread; i < kSplitPositions; i += num_threads) start.slots[i] = slot_of_position(batch, item, item.split_begin * kSplitPositions + i);
+  QSPEC_NO_UNROLL
+  for (int group = thread / kSplitPositions; group < num_groups; group += num_threads / kSplitPositions) {
+    const int first = first_item(group), i = thread % kSplitPositions;
+    if (first >= batch.num_items * batch.num_kv_heads) continue;
+    const AttentionItem item = load_struct(batch.items + first / batch.num_kv_heads);
+    if (i == 0) start.items[group] = item, start.folds[group] = load_struct(batch.folds + item.fold);
+    start.slots[group][i] = slot_of_position(batch, item, item.split_begin * kSplitPositions + i);
+  }
 }
 
 }  // namespace qspec::cuda
