@@ -177,6 +177,8 @@ QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
 }
 QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
 
+// `head_dim`, or 0: told at run time; `may_have_codes`: the cache may be int8. Both known, most arithmetic of places is done by the compiler.
+template <int head_dim, bool may_have_codes>
 struct AttentionPhase {
   const StepParams& params;
   const AttentionSpec& spec;
@@ -232,21 +234,26 @@ struct AttentionPhase {
     const int chunk = thread & (padded - 1), first = thread / padded, step = kGroupThreads / padded;
     if (chunk >= chunks) return;
     const uint8_t* from = (is_v ? spec.cache.v : spec.cache.k) + kv_head * vector_bytes + chunk * 16;
-    const uint8_t* from_low = (is_v ? spec.cache.v_low : spec.cache.k_low) + kv_head * vector_bytes + chunk * 16;
-    const int64_t slot_bytes = static_cast<int64_t>(spec.num_kv_heads) * vector_bytes;
+    const int64_t low = has_low ? (is_v ? spec.cache.v_low - spec.cache.v : spec.cache.k_low - spec.cache.k) : 0;
+    const uint32_t slot_bytes = spec.num_kv_heads * vector_bytes;
     uint32_t place = has_codes ? (is_v ? s.raw_v : s.raw_k) + first * row_bytes + chunk * 16 : (is_v ? s.v : s.k) + first * row_bytes + swizzled(first, chunk) * 16;
+    uint32_t slot_place = slots + first * 4;
     constexpr int kAtOnce = 4;
     QSPEC_NO_UNROLL
     for (int position = first; position < kSplitPositions; position += kAtOnce * step) {
-      int32_t slot[kAtOnce];
-      QSPEC_UNROLL
-      for (int i = 0; i < kAtOnce; ++i)
-        slot[i] = position + i * step < kSplitPositions ? static_cast<int32_t>(shared_load_4(slots + (position + i * step) * 4)) : kWrittenHere;
+      int32_t slot[kAtOnce], least = 0;
       QSPEC_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
-        if (slot[i] >= 0) {
-          copy_async_16(place, from + slot[i] * slot_bytes);
-          if (has_low) copy_async_16(place + kSplitPositions * vector_bytes, from_low + slot[i] * slot_bytes);
+        slot[i] = position + i * step < kSplitPositions ? static_cast<int32_t>(shared_load_4(slot_place + i * step * 4)) : kWrittenHere;
+        least |= slot[i];
+      }
+      slot_place += kAtOnce * step * 4;
+      QSPEC_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        const uint8_t* source = from + static_cast<uint64_t>(static_cast<uint32_t>(slot[i])) * slot_bytes;
+        if (least >= 0 || slot[i] >= 0) {  // mostly all are there
+          copy_async_16(place, source);
+          if (has_low) copy_async_16(place + kSplitPositions * vector_bytes, source + low);
         } else if (slot[i] == kAbsent) {
           shared_store_16(place, uint4{0, 0, 0, 0});
         }
@@ -675,24 +682,34 @@ struct AttentionPhase {
   }
 };
 
-QSPEC_DEVICE AttentionPhase attention_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
+template <int head_dim, bool may_have_codes>
+QSPEC_DEVICE AttentionPhase<head_dim, may_have_codes> attention_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
   const AttentionSpec& spec = phase.attention;
-  const bool has_codes = spec.cache.format != KvFormat::kBf16;
-  const int which = thread_index() / kGroupThreads, thread = thread_index() % kGroupThreads;
+  const bool has_codes = may_have_codes && spec.cache.format != KvFormat::kBf16;
+  const int which = thread_index() / kGroupThreads, thread = thread_index() % kGroupThreads, dim = head_dim > 0 ? head_dim : spec.head_dim;
   return {params,
           spec,
           step_batch(),
           attention_start(),
           blocks,
-          carve_attention(params.region_at + which * attention_shared_bytes(spec.head_dim), spec.head_dim, has_codes),
+          carve_attention(params.region_at + which * attention_shared_bytes(dim), dim, has_codes),
           index,
           which,
           thread,
           thread / kWarp,
           thread % kWarp,
           spec.num_heads / spec.num_kv_heads,
-          spec.head_dim,
+          dim,
           has_codes};
+}
+
+// Calls `run` with the phase, compiled for what it is.
+template <typename Run>
+QSPEC_DEVICE void with_attention(const StepParams& params, const Phase& phase, RowBlocks blocks, int index, const Run& run) {
+  const bool has_codes = phase.attention.cache.format != KvFormat::kBf16;
+  if (phase.attention.head_dim == 128 && !has_codes) run(attention_phase<128, false>(params, phase, blocks, index));
+  else if (phase.attention.head_dim == 64 && !has_codes) run(attention_phase<64, false>(params, phase, blocks, index));
+  else run(attention_phase<0, true>(params, phase, blocks, index));
 }
 
 }  // namespace qspec::cuda

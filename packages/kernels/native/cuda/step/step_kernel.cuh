@@ -57,7 +57,9 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlo
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(params, phase, blocks);
       break;
-    case PhaseKind::kAttention: attention_phase(params, phase, blocks, index).run(); break;
+    case PhaseKind::kAttention:
+      with_attention(params, phase, blocks, index, [](const auto& attention) { attention.run(); });
+      break;
   }
 }
 
@@ -73,7 +75,7 @@ QSPEC_DEVICE void begin_attention(const StepParams& params, const Phase& phase, 
     barrier.arrive(thread), barrier.wait(thread);
     named_barrier(kBlockBarrier, threads);
   }
-  attention_phase(params, phase, blocks, index).fetch_first();
+  with_attention(params, phase, blocks, index, [](const auto& attention) { attention.fetch_first(); });
 }
 
 // What the warps must know to stream: the block's share of every shape, where every linear's begins.
