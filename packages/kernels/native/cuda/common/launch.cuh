@@ -13,6 +13,12 @@ struct LaunchShape {
 };
 
 #if defined(__CUDACC__)
+// Chips before Hopper run kernels strictly one after another.
+inline bool has_dependent_launches() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+}
+
 template <typename Params>
 Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t stream, const char* what, const Params& params) {
   if (shape.shared_bytes > 48 * 1024) {
@@ -25,7 +31,7 @@ Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t str
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
   if (shape.is_cooperative) attributes[count].id = cudaLaunchAttributeCooperative, attributes[count++].val.cooperative = 1;
-  if (shape.is_dependent)
+  if (shape.is_dependent && has_dependent_launches())
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes, config.numAttrs = count;
   cudaError_t error = cudaLaunchKernelEx(&config, kernel, params);

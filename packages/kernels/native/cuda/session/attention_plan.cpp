@@ -14,8 +14,8 @@ enum class Share { kSplit, kChunk, kSegment, kRows };
 
 class Planner {
  public:
-  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, Share share)
-      : sequences_(sequences), positions_(positions), geometry_(geometry), share_(share) {}
+  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first, Share share)
+      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), share_(share) {}
 
   bool run(AttentionPlan* out) {
     out_ = out;
@@ -98,8 +98,7 @@ class Planner {
     item.fold = static_cast<int>(out_->folds.size()), item.is_tail = is_tail;
     item.sequence_begin = rows.begin, item.sequence_end = rows.end, item.page_begin = rows.page_begin;
     item.last_position = positions_[end - 1];
-    const bool is_tree = rows.start != std::numeric_limits<int>::max();
-    item.first_new = is_tree ? std::numeric_limits<int>::max() : positions_[rows.begin];
+    item.first_new = writes_first_ ? std::numeric_limits<int>::max() : positions_[rows.begin];
     item.result = result;
     out_->items.push_back(item);
   }
@@ -107,6 +106,7 @@ class Planner {
   const std::vector<SequenceRows>& sequences_;
   const std::vector<int32_t>& positions_;
   const AttentionGeometry& geometry_;
+  const bool writes_first_;
   const Share share_;
   int segment_results_ = kSegmentSplits;  // slots of a segment
   AttentionPlan* out_ = nullptr;
@@ -116,11 +116,12 @@ class Planner {
 
 }  // namespace
 
-bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, AttentionPlan* out) {
+bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
+                    AttentionPlan* out) {
   double least = std::numeric_limits<double>::infinity();
   for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
     AttentionPlan plan;
-    Planner planner(sequences, positions, geometry, share);
+    Planner planner(sequences, positions, geometry, writes_first, share);
     if (!planner.run(&plan) || planner.cost() >= least) continue;
     least = planner.cost();
     *out = std::move(plan);

@@ -27,7 +27,8 @@ struct AttentionPlan {
   int result_stride = 0, segment_stride = 0;
 };
 
-// `positions` of all rows. False when the results don't fit the workspace.
-bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, AttentionPlan* out);
+// `positions` of all rows; `writes_first`: see StepBatch. False when the results don't fit the workspace.
+bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
+                    AttentionPlan* out);
 
 }  // namespace qspec::cuda

@@ -27,7 +27,7 @@ int page_shift(const KvShape& kv) {
   while (1 << shift < kv.page_size) ++shift;
   return shift;
 }
-int launches_for(int64_t rows) { return static_cast<int>((rows + kMaxStepRows - 1) / kMaxStepRows); }
+int launches_for(int64_t rows) { return static_cast<int>((rows + kMaxTreeRows - 1) / kMaxTreeRows); }  // at most
 
 DeviceSampler device_sampler(const SamplerParams& p, int bias_offset, int history_offset) {
   return {p.temperature, p.top_p, p.min_p, p.top_k, p.repetition_penalty, p.presence_penalty, p.frequency_penalty, p.seed, p.stream,
@@ -101,8 +101,8 @@ Status CudaSession::allocate_workspace() {
   if (heads == 0) heads = 1, head_dim = 32;
   const int max_splits = static_cast<int>(std::min<int64_t>((kv.num_slots() + kSplitPositions - 1) / kSplitPositions, INT32_MAX / kMaxStepRows));
   const int max_segments = (max_splits + kSegmentSplits - 1) / kSegmentSplits;
-  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, device_.num_multiprocessors * kAttentionGroups, std::max(kResultSlots, 2 * kSegmentSplits * kMaxStepRows), kMaxStepRows * max_segments,
-               kMaxStepRows * max_segments};
+  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, device_.num_multiprocessors * kAttentionGroups, kResultSlots, kMaxTreeRows * max_segments,
+               kMaxTreeRows * max_segments};
   int64_t partials = 0, counters = 1;
   for (const auto& plan : plans_) {
     if (!plan) continue;
@@ -112,7 +112,7 @@ Status CudaSession::allocate_workspace() {
   const int64_t fold_counters = static_cast<int64_t>(geometry_.max_folds + kMaxStepRows) * std::max(geometry_.num_kv_heads, 1);
   const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.result_slots * result_floats) * 4,
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
-                          kMaxStepRows * kSampleChunks * sizeof(SampleBest), kMaxStepRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
+                          kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
                           static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4};
   size_t total = 0;
   for (const size_t size : sizes) total += aligned(size);
@@ -153,7 +153,7 @@ Status CudaSession::enqueue(const Launch& launch) {
   const StepPlan& plan = *plans_[launch.is_draft];
   QSPEC_RETURN_IF_ERROR(launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
   if (!launch.is_sampled) return {};
-  return launch_sample(sample_params(launch), kRowClasses[launch.row_class].max_rows, launch.has_general, stream_.get());
+  return launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get());
 }
 
 Status CudaSession::synchronize() {
@@ -445,7 +445,7 @@ Status CudaSession::run_profiled(const Launch& launch) {
   }
   if (!launch.is_sampled) return {};
   start = Clock::now();
-  QSPEC_RETURN_IF_ERROR(launch_sample(sample_params(launch), kRowClasses[launch.row_class].max_rows, launch.has_general, stream_.get()));
+  QSPEC_RETURN_IF_ERROR(launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get()));
   QSPEC_RETURN_IF_ERROR(synchronize());
   profile.add(Profile::kSample, start);
   return {};

@@ -6,12 +6,16 @@
 namespace qspec::cuda {
 
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
-  const int rows = static_cast<int>(pass.rows()), count = (rows + kMaxStepRows - 1) / kMaxStepRows;
-  if (static_cast<int>(launches_.size()) + count > max_launches_)
-    return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
-  for (int i = 0; i < count; ++i) {
-    const int first = rows * i / count, end = rows * (i + 1) / count;
-    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, end - first));
+  const int rows = static_cast<int>(pass.rows()), most = pass.has_ancestors ? kMaxTreeRows : kMaxStepRows;
+  for (int first = 0; first < rows;) {
+    const int rest = rows - first, launches = (rest + most - 1) / most;
+    int count = (rest + launches - 1) / launches;  // all alike
+    const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
+    if (pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
+    if (static_cast<int>(launches_.size()) == max_launches_)
+      return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
+    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count));
+    first += count;
   }
   return {};
 }
@@ -28,8 +32,9 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
     sequences.back().end = i + 1;
     if (pass.has_ancestors) sequences.back().start = std::min(sequences.back().start, pass.ancestor_starts[first + i]);
   }
+  const bool writes_first = pass.has_ancestors || count > kPassRows;
   AttentionPlan attention;
-  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, &attention))
+  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, writes_first, &attention))
     return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
 
   Launch launch;
@@ -41,7 +46,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   launch.row_class = row_class_of(count);
 
   StepBatch b{};
-  b.rows = count, b.logit_rows = launch.num_logit_rows;
+  b.rows = count, b.logit_rows = launch.num_logit_rows, b.writes_first = writes_first;
   b.num_items = static_cast<int>(attention.items.size()), b.num_folds = static_cast<int>(attention.folds.size());
   b.result_stride = std::max(attention.result_stride, 1), b.segment_stride = std::max(attention.segment_stride, 1);
   b.tokens = arrays_.tokens, b.page_ids = arrays_.page_ids;
@@ -53,7 +58,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   b.items = arena_.put(attention.items);
   b.folds = arena_.put(attention.folds);
   if (pass.has_ancestors) {
-    b.has_tree = 1, b.max_ancestors = pass.max_ancestors;
+    b.max_ancestors = pass.max_ancestors;
     b.ancestor_starts = arena_.put(slice(pass.ancestor_starts));
     b.ancestor_slots = arena_.put(pass.ancestor_slots.data() + static_cast<int64_t>(first) * pass.max_ancestors, static_cast<size_t>(count) * pass.max_ancestors);
   }

@@ -24,6 +24,10 @@ int64_t x_bytes(const BufferSpec& spec, int columns) {
 }
 int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
 size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>((spec.width + kRunK - 1) / kRunK) * kMaxStepRows * 4; }
+size_t float_bytes(const LoweredProgram& program, size_t buffer) {
+  const int rows = static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : kMaxStepRows;
+  return static_cast<size_t>(program.program->buffers[buffer].width) * rows * 4;
+}
 const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<const ResidentDeviceWeight&>(*weight).view(); }
 
 }  // namespace
@@ -34,7 +38,7 @@ size_t StepBuffers::bytes(const LoweredProgram& program) {
   size_t total = 0;
   for (size_t i = 0; i < program.program->buffers.size(); ++i) {
     const BufferSpec& spec = program.program->buffers[i];
-    if (program.has_float[i]) total += aligned(static_cast<size_t>(spec.width) * kMaxStepRows * 4);
+    if (program.has_float[i]) total += aligned(float_bytes(program, i));
     if (program.has_x[i]) total += aligned(x_bytes(spec, kMaxStepRows)) + 2 * aligned(scale_bytes(spec, kMaxStepRows)) + aligned(square_bytes(spec));
   }
   return total + program.num_rope_tables * aligned(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2));
@@ -44,7 +48,7 @@ StepBuffers::StepBuffers(const LoweredProgram& program, uint8_t* base) {
   const auto take = [&base](size_t bytes) { return std::exchange(base, base + aligned(bytes)); };
   for (size_t i = 0; i < program.program->buffers.size(); ++i) {
     const BufferSpec& spec = program.program->buffers[i];
-    floats_.push_back(program.has_float[i] ? reinterpret_cast<float*>(take(static_cast<size_t>(spec.width) * kMaxStepRows * 4)) : nullptr);
+    floats_.push_back(program.has_float[i] ? reinterpret_cast<float*>(take(float_bytes(program, i))) : nullptr);
     x_forms_.push_back(nullptr);
     if (!program.has_x[i]) continue;
     x_forms_.back() = take(x_bytes(spec, kMaxStepRows));
@@ -193,7 +197,7 @@ class PhaseBuilder {
 
   // Which blocks take which part of k: as few parts as let a part's activations fit.
   Status share_out(const Node& node, LinearSpec* spec) {
-    const int slices = num_slices(spec->weight.k_tiles), columns = blocks_.columns();
+    const int slices = num_slices(spec->weight.k_tiles), columns = pass_columns(class_);
     const bool is_int = node.mode == GemmMode::kHiInt;
     const int slice_k = kSliceRuns * kRunK;
     const int64_t slice_bytes = is_int ? static_cast<int64_t>(columns) * (slice_k + slice_k / spec->weight.group_size * 8) : int64_t{128} * columns * kSliceRuns * kRunTiles;
@@ -213,7 +217,7 @@ class PhaseBuilder {
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
     demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
     spec->job_runs = has_reduce() ? job_runs(*spec) : 1;
-    const int64_t tile_floats = int64_t{1} * columns * kTileN * spec->weight.n_tiles;
+    const int64_t tile_floats = int64_t{1} * blocks_.columns() * kTileN * spec->weight.n_tiles;
     if (has_reduce()) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, (num_runs(spec->weight.k_tiles) + spec->job_runs - 1) / spec->job_runs * tile_floats);
     } else if (parts > 1) {
@@ -259,9 +263,9 @@ class PhaseBuilder {
     constexpr int64_t kRunBytes = 8 << 20;
     const int warps = environment_.num_blocks * kStepWarps;
     const int64_t tiles = spec.weight.n_tiles, runs = num_runs(spec.weight.k_tiles), slices = num_slices(spec.weight.k_tiles);
-    const int64_t bytes = tiles * kTileN * blocks_.columns() * 4;
-    const int64_t by_runs = (tiles * runs + warps - 1) / warps + runs * bytes / kRunBytes;
-    const int64_t by_slices = (tiles * slices + warps - 1) / warps * kSliceRuns + slices * bytes / kRunBytes;
+    const int64_t bytes = tiles * kTileN * blocks_.columns() * 4, passes = blocks_.columns() / pass_columns(class_);
+    const int64_t by_runs = (tiles * runs + warps - 1) / warps * passes + runs * bytes / kRunBytes;
+    const int64_t by_slices = (tiles * slices + warps - 1) / warps * kSliceRuns * passes + slices * bytes / kRunBytes;
     return by_runs <= by_slices ? 1 : kSliceRuns;
   }
 
@@ -314,6 +318,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   params->num_shapes = static_cast<int>(c.shape_linears.size());
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
+  params->blocks = blocks_of(kRowClasses[row_class]);
   params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs, params->attention_groups = c.config.attention_groups;
 }
 

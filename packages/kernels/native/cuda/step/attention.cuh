@@ -25,6 +25,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
 
 constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
+constexpr int kStateWords = 4 + 4 * (kMaxHeadDim / 8 / kGroupWarps);
 
 struct AttentionShared {
   uint32_t k, v;         // tiles [64][row_bytes] bf16; the same place for an int8 cache
@@ -35,13 +36,14 @@ struct AttentionShared {
   uint32_t slots;        // int32 [2][64]
   uint32_t k_scale, v_scale;  // float [2][64]
   uint32_t own, first;   // int32 [16] last and first position that a column sees
+  uint32_t saved;        // State [2], word by word of all threads: an item's segment and whole so far
   int row_bytes;
 };
 
 QSPEC_HOST_DEVICE constexpr int attention_row_bytes(int head_dim) { return head_dim <= 64 ? 128 : 256; }
 QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim) {
   return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 +
-         kQueryColumns * kGroupWarps * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
+         kQueryColumns * kGroupWarps * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4 + 2 * kStateWords * kGroupThreads * 4;
 }
 
 QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes) {
@@ -57,7 +59,9 @@ QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool h
   s.slots = p, p += 2 * kSplitPositions * 4;
   s.k_scale = p, p += 2 * kSplitPositions * 4;
   s.v_scale = p, p += 2 * kSplitPositions * 4;
-  s.own = p, s.first = p + kQueryColumns * 4;
+  s.own = p, p += kQueryColumns * 4;
+  s.first = p, p += kQueryColumns * 4;
+  s.saved = p;
   return s;
 }
 
@@ -155,7 +159,7 @@ QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot
   }
 }
 
-// Tree batches: everybody's K and V before anybody attends, since rows read each other's slots.
+// With writes_first: everybody's K and V before anybody attends.
 QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, int num_warps) {
   const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
   for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
@@ -309,7 +313,7 @@ struct AttentionPhase {
     const int kv_head = work.kv_head;
     const int num_queries = is_first ? item.num_rows * heads : 0;
     int first_row = 0, num_rows = 0;  // whose K and V: rows of a sequence have neighbouring positions, from first_new on
-    if (!batch.has_tree) {
+    if (!batch.writes_first) {
       const int from = work.split * kSplitPositions - item.first_new, to = from + kSplitPositions, count = item.sequence_end - item.sequence_begin;
       first_row = item.sequence_begin + (from < 0 ? 0 : from), num_rows = (to < count ? to : count) - (from < 0 ? 0 : from);
       if (num_rows < 0) num_rows = 0;
@@ -455,6 +459,40 @@ struct AttentionPhase {
         QSPEC_UNROLL
         for (int e = 2 * i; e < 2 * i + 2; ++e) state.output[d][e] = fold(f, state.output[d][e], next.output[d][e]);
     }
+  }
+
+  // A state in shared memory: what an item's longer sums are kept in, since they are touched once a chunk. which: 0 segment, 1 the whole.
+  QSPEC_DEVICE uint32_t saved_at(int level, int word) const { return s.saved + ((level * kStateWords + word) * kGroupThreads + thread) * 4; }
+  QSPEC_DEVICE void save(int level, const State& state) const {
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) shared_store_float(saved_at(level, i), state.largest[i]), shared_store_float(saved_at(level, 2 + i), state.weight[i]);
+    QSPEC_UNROLL
+    for (int d = 0; d < kDimTiles; ++d)
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) shared_store_float(saved_at(level, 4 + 4 * d + e), state.output[d][e]);
+  }
+  QSPEC_DEVICE void load_saved(int level, State& state) const {
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) state.largest[i] = shared_load_float(saved_at(level, i)), state.weight[i] = shared_load_float(saved_at(level, 2 + i));
+    QSPEC_UNROLL
+    for (int d = 0; d < kDimTiles; ++d)
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) state.output[d][e] = shared_load_float(saved_at(level, 4 + 4 * d + e));
+  }
+  // A chunk of a longer item is complete: into its segment, and that into the whole. At the item's end `chunk` becomes the whole.
+  QSPEC_DEVICE void append_chunk(const Work& work, bool is_end, State& chunk) const {
+    const int begin = work.split / kChunkSplits * kChunkSplits, segment = begin / kSegmentSplits * kSegmentSplits;
+    State sum;
+    if (begin == work.item.split_begin || begin == segment) clear(sum);
+    else load_saved(0, sum);
+    append(sum, chunk);
+    if (!is_end && begin + kChunkSplits != segment + kSegmentSplits) return save(0, sum);
+    State whole;
+    if (segment <= work.item.split_begin) clear(whole);
+    else load_saved(1, whole);
+    append(whole, sum);
+    if (is_end) chunk = whole;
+    else save(1, whole);
   }
 
   // ---- Results: [outputs | largest, weight] ----
@@ -625,8 +663,8 @@ struct AttentionPhase {
   // After fetch_first().
   QSPEC_DEVICE void run() const {
     if (which >= params.attention_groups || first_item(which) >= total_items()) return;
-    State chunk, segment, total;  // of the item so far, in the order in which everybody folds
-    clear(chunk), clear(segment), clear(total);
+    State chunk;  // of the item so far
+    clear(chunk);
     Work now{start.items[which], first_item(which), first_item(which) % spec.num_kv_heads, start.items[which].split_begin}, next = now;
     bool has_next = true;
     QSPEC_NO_UNROLL
@@ -661,22 +699,22 @@ struct AttentionPhase {
       attend(one.output, weight);
       one.weight[0] = weight[0], one.weight[1] = weight[2];
       append(chunk, one);
-      if (is_end || (now.split + 1) % kChunkSplits == 0) append(segment, chunk), clear(chunk);
-      if (is_end || (now.split + 1) % kSegmentSplits == 0) append(total, segment), clear(segment);
+      const bool is_chunk = is_end || (now.split + 1) % kChunkSplits == 0, is_long = now.item.split_end - now.item.split_begin > kChunkSplits;
+      if (is_chunk && is_long) append_chunk(now, is_end, chunk);
       sync();  // everyone is done with V and P
       if (turn == 0) stamp_clock(params, index, 3);
       start_copy(next, true, buffer ^ 1, has_next);
       if (is_end) {
         const AttentionFold fold = now.number == first_item(which) ? start.folds[which] : load_struct(batch.folds + now.item.fold);
         if (fold.num_items == 1 && fold.num_segments == 1) {
-          finish_alone(total, now.item, now.kv_head);
+          finish_alone(chunk, now.item, now.kv_head);
         } else {
-          store_state(total, now.item, now.kv_head, fold.num_items == 1);
+          store_state(chunk, now.item, now.kv_head, fold.num_items == 1);
           if (turn == 0) stamp_clock(params, index, 4);
           finish_item(now.item, fold, now.kv_head);
         }
-        clear(total);
       }
+      if (is_chunk) clear(chunk);
     }
     wait_async<0>();
   }

@@ -17,39 +17,44 @@ QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows, int thread, i
   }
 }
 
-// Copies this share's activations to shared memory.
-QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks blocks, int rows, int thread, int num_threads) {
+// Copies this share's activations of some row blocks, from `first_block` on, to shared memory.
+QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks all, RowBlocks blocks, int first_block, int thread,
+                             int num_threads) {
   const XForm& x = phase.x;
-  const int tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks), bytes = s.tiles * tile_bytes;
-  const uint8_t* from = x.data + static_cast<int64_t>(s.run_begin) * kRunTiles * tile_bytes;
-  for (int i = thread * 16; i < bytes; i += num_threads * 16) copy_async_16(to.x + i, from + i);
+  const int all_bytes = x.bits == 16 ? x_tile_bytes(all) : code_tile_bytes(all), tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks);
+  const uint8_t* from = x.data + static_cast<int64_t>(s.run_begin) * kRunTiles * all_bytes + first_block * (tile_bytes / blocks.blocks);
+  for (int i = thread * 16; i < s.tiles * tile_bytes; i += num_threads * 16) {
+    const int tile = i / tile_bytes;
+    copy_async_16(to.x + i, from + static_cast<int64_t>(tile) * all_bytes + (i - tile * tile_bytes));
+  }
   commit_async();
   if (x.bits < 16) {
-    const int groups_a_run = kRunK >> x.group_shift, columns = blocks.columns();
-    const int begin = s.run_begin * groups_a_run * columns, total = (s.k >> x.group_shift) * columns;
-    for (int i = thread; i < total; i += num_threads) {
-      shared_store_float(to.scales + i * 4, load_l2(x.scales + begin + i));
-      shared_store_4(to.sums + i * 4, static_cast<uint32_t>(load_l2(x.sums + begin + i)));
+    const int groups_a_run = kRunK >> x.group_shift, columns = blocks.columns(), begin = s.run_begin * groups_a_run;
+    for (int i = thread; i < (s.k >> x.group_shift) * columns; i += num_threads) {
+      const int group = i / columns, at = (begin + group) * all.columns() + first_block * blocks.rows + (i - group * columns);
+      shared_store_float(to.scales + i * 4, load_l2(x.scales + at));
+      shared_store_4(to.sums + i * 4, static_cast<uint32_t>(load_l2(x.sums + at)));
     }
   }
-  put_copied_factors(phase, rows, thread, num_threads);
   wait_async<0>();
 }
 
 // Makes or copies the input of this share, all warps.
 template <int n8>
-QSPEC_DEVICE void fetch_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks blocks, int rows) {
+QSPEC_DEVICE void fetch_input(const StepParams& params, const Phase& phase, const LinearPhase<n8>& linear) {
+  const StreamShape& s = linear.s;
   if constexpr (n8 == 1) {
     if (phase.linear.has_prologue) {
       uint8_t* const base = shared_memory();
       const int warp = thread_index() / kWarp;
-      const RowsTask task{phase.rows == Rows::kTokensOfLogits ? step_batch().logit_row_index : nullptr, 0, rows, s.run_begin, s.run_begin + s.num_runs, warp, step_warps<n8>()};
-      transform_rows<n8>(phase.source, task, phase.x, blocks,
-                         {base + to.x, reinterpret_cast<float*>(base + to.scales), reinterpret_cast<int32_t*>(base + to.sums), reinterpret_cast<float*>(base + kSquaresAt)});
+      const RowsTask task{phase.rows == Rows::kTokensOfLogits ? step_batch().logit_row_index : nullptr, 0, linear.rows, s.run_begin, s.run_begin + s.num_runs, warp, step_warps<n8>()};
+      transform_rows<n8>(phase.source, task, phase.x, linear.blocks,
+                         {base + linear.input.x, reinterpret_cast<float*>(base + linear.input.scales), reinterpret_cast<int32_t*>(base + linear.input.sums), reinterpret_cast<float*>(base + kSquaresAt)});
       return;
     }
   }
-  copy_input(phase, s, to, blocks, rows, thread_index(), step_threads<n8>());
+  copy_input(phase, s, linear.input, params.blocks, linear.blocks, linear.first_column / 8, thread_index(), step_threads<n8>());
+  if (linear.first_column == 0) put_copied_factors(phase, linear.rows, thread_index(), step_threads<n8>());
 }
 
 // Before the products: every warp finds the rows' factors of a prologue for itself, the same, so that nobody waits for another.
@@ -74,21 +79,33 @@ QSPEC_DEVICE void run_jobs(const LinearPhase<n8>& linear, const Phase& phase) {
 }
 
 template <int n8>
-QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, RowBlocks blocks, int index, int num_linears) {
+QSPEC_DEVICE void run_pass(const Phase& phase, const LinearPhase<n8>& linear) {
+  const bool has_wide_groups = phase.linear.half_shift == 2;  // of 128, which most weights have: every loop is unrolled
+  switch (phase.linear.mode) {
+    case GemmMode::kDense: run_jobs<n8, GemmMode::kDense, 0>(linear, phase); break;
+    case GemmMode::kHi: has_wide_groups ? run_jobs<n8, GemmMode::kHi, 2>(linear, phase) : run_jobs<n8, GemmMode::kHi, -1>(linear, phase); break;
+    case GemmMode::kHiLo: has_wide_groups ? run_jobs<n8, GemmMode::kHiLo, 2>(linear, phase) : run_jobs<n8, GemmMode::kHiLo, -1>(linear, phase); break;
+    case GemmMode::kHiInt: has_wide_groups ? run_jobs<n8, GemmMode::kHiInt, 2>(linear, phase) : run_jobs<n8, GemmMode::kHiInt, -1>(linear, phase); break;
+  }
+}
+
+// More than 32 rows take several passes over the share's weights, which are in L2 after the first.
+template <int n8>
+QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index, int num_linears) {
   const StreamShape& s = stream_shape(phase.shape_index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if (s.num_jobs == 0) {
     if (n8 >= 3) put_copied_factors(phase, rows, thread_index(), step_threads<n8>());  // for the reducing phase
   } else {
-    const LinearPhase<n8> linear{params, phase.linear, s, blocks, share_input(s, phase.linear.weight.group_size, params.region_at, blocks), rows, index};
-    fetch_input<n8>(phase, s, linear.input, blocks, rows);
-    stamp_clock(params, index, 0);
-    const bool has_wide_groups = phase.linear.half_shift == 2;  // of 128, which most weights have: every loop is unrolled
-    switch (phase.linear.mode) {
-      case GemmMode::kDense: run_jobs<n8, GemmMode::kDense, 0>(linear, phase); break;
-      case GemmMode::kHi: has_wide_groups ? run_jobs<n8, GemmMode::kHi, 2>(linear, phase) : run_jobs<n8, GemmMode::kHi, -1>(linear, phase); break;
-      case GemmMode::kHiLo: has_wide_groups ? run_jobs<n8, GemmMode::kHiLo, 2>(linear, phase) : run_jobs<n8, GemmMode::kHiLo, -1>(linear, phase); break;
-      case GemmMode::kHiInt: has_wide_groups ? run_jobs<n8, GemmMode::kHiInt, 2>(linear, phase) : run_jobs<n8, GemmMode::kHiInt, -1>(linear, phase); break;
+    const RowBlocks blocks = n8 == 4 ? RowBlocks{4, 8} : params.blocks;
+    const ShareInput input = share_input(s, phase.linear.weight.group_size, params.region_at, blocks);
+    QSPEC_NO_UNROLL
+    for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
+      if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
+      const LinearPhase<n8> linear{params, phase.linear, s, blocks, input, rows, first, index};
+      fetch_input<n8>(params, phase, linear);
+      stamp_clock(params, index, 0);
+      run_pass<n8>(phase, linear);
     }
   }
   prefetch_linear<n8>(phase.linear_index + 1, num_linears, thread_index());

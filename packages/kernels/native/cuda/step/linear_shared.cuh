@@ -62,9 +62,10 @@ struct LinearPhase {
   const StepParams& params;
   const LinearSpec& spec;
   const StreamShape& s;
-  RowBlocks blocks;
+  RowBlocks blocks;  // in shared memory
   ShareInput input;
   int rows;
+  int first_column;  // of this pass
   int index;  // of the phase
 };
 

@@ -21,7 +21,7 @@ struct TileJobs {
 
   QSPEC_DEVICE void leave(const Accumulator<1, n8>& sums, const JobCursor<n8>& at) const {
     const int g = lane / 4, t = lane % 4;
-    float* p = job_sums(phase.params.workspace, phase.spec, 8 * n8, (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + 2 * t * kTileN + g;
+    float* p = job_sums(phase.params.workspace, phase.spec, phase.params.blocks.columns(), (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + (phase.first_column + 2 * t) * kTileN + g;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
@@ -101,20 +101,21 @@ QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spe
 
 template <int n8>
 QSPEC_DEVICE void run_reduce(const StepParams& params, const Phase& phase, RowBlocks blocks) {
-  constexpr int kColumns = 8 * n8, kQuads = kTileN / 4;
+  constexpr int kQuads = kTileN / 4;
+  const int columns = blocks.columns();
   const LinearSpec& spec = phase.linear;
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   const bool is_pair = spec.epilogue == Epilogue::kSilu;
   const int tiles = is_pair ? spec.weight.n_tiles / 2 : spec.weight.n_tiles;
   QSPEC_NO_UNROLL
-  for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * kColumns * kQuads; i += grid_blocks() * step_threads<n8>()) {
-    const int tile = i / (kColumns * kQuads), row = i / kQuads % kColumns, within = i % kQuads * 4;
+  for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * columns * kQuads; i += grid_blocks() * step_threads<n8>()) {
+    const int tile = i / (columns * kQuads), row = i / kQuads % columns, within = i % kQuads * 4;
     if (row >= rows) continue;
     const float factor = shared_load_float(kFactorsAt + row * 4);
     float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
-    add_jobs(params.workspace, spec, kColumns, tile, row * kTileN + within, sum);
+    add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
     if (is_pair) {
-      add_jobs(params.workspace, spec, kColumns, tiles + tile, row * kTileN + within, up);
+      add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
       store_silu(spec, blocks, tile * kTileN + within, row, factor, sum, up);
     } else {
       store_output(spec, tile * kTileN + within, row, factor, sum);

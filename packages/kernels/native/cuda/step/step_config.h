@@ -8,18 +8,20 @@
 namespace qspec::cuda {
 
 // Rows of a launch come in classes: each has its own kernel or row layout, and its own phases.
-constexpr int kNumRowClasses = 7;
+constexpr int kNumRowClasses = 10;
 struct RowClass {
   int n8;        // row blocks: which kernel
   int max_rows;
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{1, 1}, {1, 2}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{1, 1}, {1, 2}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {4, 64}, {4, 128}, {4, 256}};
 inline int row_class_of(int rows) {
   int c = 0;
   while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;
   return c;
 }
-inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.n8, 8} : RowBlocks{1, c.max_rows}; }
+inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.max_rows / 8, 8} : RowBlocks{1, c.max_rows}; }
+// Columns of activations that a block has in shared memory at once.
+inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }
 
 constexpr int kStepWarps = 12;
 
@@ -38,7 +40,7 @@ struct StepDemand {
 // Slabs (up to 16 rows) for the jobs that can be under way: every warp's current one and four units, or as many as fit. False when a unit and a
 // job don't.
 inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, StepConfig* out) {
-  const size_t slab = c.n8 >= 3 ? 0 : static_cast<size_t>(blocks_of(c).columns()) * kTileN * 4;
+  const size_t slab = c.n8 >= 3 ? 0 : static_cast<size_t>(pass_columns(c)) * kTileN * 4;
   StepConfig config;
   config.region_at = static_cast<int>(fixed_bytes), config.slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
   if (config.slabs_at + (demand.unit_jobs + 1) * slab > available) return false;

@@ -39,11 +39,6 @@ QSPEC_DEVICE void fetch_phase(const StepParams& params, int index, int thread) {
   reinterpret_cast<uint4*>(&phase_at(index))[thread] = load_constant(reinterpret_cast<const uint4*>(params.phases + index) + thread);
 }
 
-QSPEC_DEVICE RowBlocks row_blocks(int n8, int rows) {
-  if (n8 > 1) return {n8, 8};
-  return {1, rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8};
-}
-
 template <int n8>
 QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index, int num_linears) {
   constexpr int warps = step_warps<n8>();
@@ -53,7 +48,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlo
     case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, step_batch(), thread, warps * kWarp); break;
     case PhaseKind::kRows: run_rows<n8>(phase, blocks); break;
     case PhaseKind::kGather: gather_rows(phase, warps); break;
-    case PhaseKind::kLinear: run_linear<n8>(params, phase, blocks, index, num_linears); break;
+    case PhaseKind::kLinear: run_linear<n8>(params, phase, index, num_linears); break;
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(params, phase, blocks);
       break;
@@ -63,13 +58,13 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlo
   }
 }
 
-// What a phase can do before its input is there: attention fetches K and V that are in the cache already. Trees first put every row's K and V
-// into the cache, before anybody attends.
+// What a phase can do before its input is there: attention fetches K and V that are in the cache already. With writes_first
+// every row's K and V are put into the cache before that.
 template <int n8>
-QSPEC_DEVICE void begin_attention(const StepParams& params, const Phase& phase, RowBlocks blocks, GridBarrier& barrier, bool has_tree, int index) {
+QSPEC_DEVICE void begin_attention(const StepParams& params, const Phase& phase, RowBlocks blocks, GridBarrier& barrier, bool writes_first, int index) {
   constexpr int threads = step_threads<n8>();
   const int thread = thread_index();
-  if (has_tree) {
+  if (writes_first) {
     write_all_kv(phase.attention, step_batch(), step_warps<n8>());
     named_barrier(kBlockBarrier, threads);
     barrier.arrive(thread), barrier.wait(thread);
@@ -103,8 +98,8 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   if (thread == 0) barrier.begin(params.workspace.barrier);
   named_barrier(kBlockBarrier, threads);
 
-  const RowBlocks blocks = row_blocks(n8, batch.rows > batch.logit_rows ? batch.rows : batch.logit_rows);
-  const bool has_logits = batch.logit_rows > 0, has_tree = batch.has_tree != 0;
+  const RowBlocks blocks = params.blocks;
+  const bool has_logits = batch.logit_rows > 0, writes_first = batch.writes_first != 0;
   const int num_linears = has_logits ? params.num_linears : params.num_token_linears;
   prefetch_linear<n8>(0, num_linears, thread);
   stamp_clock(params, -1, 0);
@@ -118,12 +113,12 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
     stamp_clock(params, i, kStampSteps - 2);
     const bool is_attention_next = i + 1 < params.num_phases && phase_at(i + 1).kind == PhaseKind::kAttention;
     if (is_barrier) barrier.arrive(thread);
-    if (is_attention_next && !has_tree) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, false, i + 1);
+    if (is_attention_next && !writes_first) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, false, i + 1);
     if (is_barrier) {
       barrier.wait(thread);
       named_barrier(kBlockBarrier, threads);
     }
-    if (is_attention_next && has_tree) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, true, i + 1);
+    if (is_attention_next && writes_first) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, true, i + 1);
     stamp_clock(params, i, kStampSteps - 1);
   }
 }

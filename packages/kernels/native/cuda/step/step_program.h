@@ -15,7 +15,10 @@ constexpr int kChunkSplits = 4;      // chunks of a segment in order,
 constexpr int kSegmentSplits = 16;   // segments in order; however many of them one item takes
 constexpr int kResultTail = 4;       // floats behind a result's outputs: maximum, weight, two unused
 constexpr int kAttentionGroups = 3;  // of a block's warps: each takes splits of its own
-constexpr int kMaxStepRows = 32;
+constexpr int kMaxStepRows = 256;  // of a launch; without trees
+constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
+constexpr int kMaxLogitRows = 64;
+constexpr int kPassRows = 32;      // with more, a linear takes so many at a time
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxTeam = 2;          // warps that store a unit's sums
 constexpr int kMaxHeadDim = 128;
@@ -131,7 +134,7 @@ struct alignas(16) AttentionItem {
   int32_t sequence_begin, sequence_end;  // all rows of the sequence in this launch
   int32_t page_begin;                    // of the sequence in page_ids
   int32_t last_position;                 // that any row of the item sees
-  int32_t first_new;                     // position of the sequence's first row in this launch; tree: INT32_MAX, everything is in the cache by then
+  int32_t first_new;                     // position of the sequence's first row in this launch; INT32_MAX with writes_first
   int32_t result;                        // slot of its result, of the row's
 };
 // Results of one segment of a block of rows, waited for by its last item. An item that has it all to itself needs none.
@@ -150,7 +153,7 @@ struct alignas(8) StepBatch {
   int32_t rows, logit_rows;
   int32_t num_items;        // of attention, for one KV head
   int32_t num_folds;
-  int32_t has_tree;
+  int32_t writes_first;     // every row's K and V go to the cache before anybody attends: trees, and many rows of one sequence
   int32_t num_kv_heads, page_shift;  // log2 of the slots a page
   int32_t max_ancestors;
   int32_t result_stride;    // slots of results a row, see StepWorkspace
@@ -187,6 +190,7 @@ struct StepParams {
   int num_shapes;
   int num_phases;
   int num_linears, num_token_linears;  // all; those before the logits
+  RowBlocks blocks;             // how x-forms in memory are laid out
   int region_at;                // in shared memory: what a phase works on: activations, from slabs_at on slabs
   int slabs_at, slab_jobs;
   int attention_groups;         // that work: fewer than kAttentionGroups where shared memory is short
