@@ -12,6 +12,7 @@
 //
 // Of a group in shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  slots;  small arrays.
 #pragma once
+#include "gemm/run_product.cuh"
 #include "step/row_math.cuh"
 #include "step/step_shared.cuh"
 
@@ -266,34 +267,31 @@ struct AttentionPhase {
     }
   }
 
-  // Eight elements' codes of a raw row, as bytes: [2] words.
+  // Eight elements' codes of a raw row, + 128, as bytes: x the even ones, y the odd ones.
   QSPEC_DEVICE uint2 code_bytes(uint32_t raw, int position, int chunk) const {
-    if (spec.cache.format == KvFormat::kInt8) return shared_load_8(raw + position * dim + chunk * 8);
+    if (spec.cache.format == KvFormat::kInt8) {
+      const uint2 v = shared_load_8(raw + position * dim + chunk * 8);
+      return {permute_bytes(v.x, v.y, 0x6420) ^ 0x80808080u, permute_bytes(v.x, v.y, 0x7531) ^ 0x80808080u};
+    }
     const uint32_t at = raw + position * (dim / 2) + chunk * 4;
     const uint32_t high = shared_load_4(at), low = spec.high_plane_only ? 0x88888888u : shared_load_4(at + kSplitPositions * (dim / 2));  // 8: the middle
-    // Nibble i of either word belongs to element i.
-    uint32_t byte[2] = {0, 0};
-    QSPEC_UNROLL
-    for (int i = 0; i < 8; ++i) byte[i / 4] |= ((high >> 4 * i & 15u) << 4 | (low >> 4 * i & 15u)) << 8 * (i % 4);
-    return {byte[0] ^ 0x80808080u, byte[1] ^ 0x80808080u};  // 16 · high + low - 128
+    return {(high & kByteMask) << 4 | (low & kByteMask), (high & ~kByteMask) | (low >> 4 & kByteMask)};
   }
-  // Raw codes -> the bf16 tile.
+  // Code of byte `i` as a float, exactly: 2^23 + byte is 0x4b0000xx.
+  QSPEC_DEVICE static float code_value(uint32_t bytes, int i) { return float_of_bits(permute_bytes(bytes, 0x4b000000u, 0x7540u | static_cast<uint32_t>(i))) - 8388736.0f; }
+
+  // Raw codes -> the bf16 tile. Absent positions have scale 0.
   QSPEC_DEVICE void expand_tile(bool is_v, int buffer) const {
     const uint32_t raw = is_v ? s.raw_v : s.raw_k;
-    const int chunks = dim / 8;
+    const int chunks = dim / 8, padded = chunks > 8 ? 16 : chunks > 4 ? 8 : 4, chunk = thread & (padded - 1);
+    if (chunk >= chunks) return;
     QSPEC_NO_UNROLL
-    for (int i = thread; i < kSplitPositions * chunks; i += kGroupThreads) {
-      const int position = i / chunks, chunk = i - position * chunks;
+    for (int position = thread / padded; position < kSplitPositions; position += kGroupThreads / padded) {
       const float scale = shared_load_float(scale_at(is_v, buffer, position));
-      const bool is_absent = static_cast<int32_t>(shared_load_4(slot_at(buffer, position))) == kAbsent;
       const uint2 codes = code_bytes(raw, position, chunk);
       uint32_t word[4];
       QSPEC_UNROLL
-      for (int w = 0; w < 4; ++w) {
-        const uint32_t two = (w < 2 ? codes.x : codes.y) >> 16 * (w & 1);
-        const float a = static_cast<float>(static_cast<int8_t>(two & 255u)), b = static_cast<float>(static_cast<int8_t>(two >> 8 & 255u));
-        word[w] = is_absent ? 0 : pack_bf16(a * scale, b * scale);
-      }
+      for (int w = 0; w < 4; ++w) word[w] = pack_bf16(code_value(codes.x, w) * scale, code_value(codes.y, w) * scale);
       shared_store_16(s.k + position * s.row_bytes + swizzled(position, chunk) * 16, uint4{word[0], word[1], word[2], word[3]});
     }
   }
@@ -747,6 +745,7 @@ QSPEC_DEVICE void with_attention(const StepParams& params, const Phase& phase, R
   const bool has_codes = phase.attention.cache.format != KvFormat::kBf16;
   if (phase.attention.head_dim == 128 && !has_codes) run(attention_phase<128, false>(params, phase, blocks, index));
   else if (phase.attention.head_dim == 64 && !has_codes) run(attention_phase<64, false>(params, phase, blocks, index));
+  else if (phase.attention.head_dim == 128) run(attention_phase<128, true>(params, phase, blocks, index));
   else run(attention_phase<0, true>(params, phase, blocks, index));
 }
 

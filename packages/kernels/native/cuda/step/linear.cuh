@@ -23,9 +23,11 @@ QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const Sha
   const XForm& x = phase.x;
   const int all_bytes = x.bits == 16 ? x_tile_bytes(all) : code_tile_bytes(all), tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks);
   const uint8_t* from = x.data + static_cast<int64_t>(s.run_begin) * kRunTiles * all_bytes + first_block * (tile_bytes / blocks.blocks);
-  for (int i = thread * 16; i < s.tiles * tile_bytes; i += num_threads * 16) {
-    const int tile = i / tile_bytes;
-    copy_async_16(to.x + i, from + static_cast<int64_t>(tile) * all_bytes + (i - tile * tile_bytes));
+  if (all_bytes == tile_bytes) {
+    for (int i = thread * 16; i < s.tiles * tile_bytes; i += num_threads * 16) copy_async_16(to.x + i, from + i);
+  } else {
+    for (int tile = thread / kWarp; tile < s.tiles; tile += num_threads / kWarp)
+      for (int i = thread % kWarp * 16; i < tile_bytes; i += kWarp * 16) copy_async_16(to.x + tile * tile_bytes + i, from + static_cast<int64_t>(tile) * all_bytes + i);
   }
   commit_async();
   if (x.bits < 16) {
@@ -91,7 +93,7 @@ QSPEC_DEVICE void run_pass(const Phase& phase, const LinearPhase<n8>& linear) {
 
 // More than 32 rows take several passes over the share's weights, which are in L2 after the first.
 template <int n8>
-QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index, int num_linears) {
+QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index) {
   const StreamShape& s = stream_shape(phase.shape_index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if (s.num_jobs == 0) {
@@ -108,7 +110,6 @@ QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int i
       run_pass<n8>(phase, linear);
     }
   }
-  prefetch_linear<n8>(phase.linear_index + 1, num_linears, thread_index());
 }
 
 }  // namespace qspec::cuda
