@@ -201,8 +201,8 @@ struct AttentionPhase {
   static constexpr int kDimTiles = kMaxHeadDim / 8 / kGroupWarps;
 
   struct Work {  // one split of one item, for one KV head
-    AttentionItem item;
-    int number, kv_head;  // of the item
+    const AttentionItem* item;  // the group's first lies in shared memory
+    int number, kv_head;        // of the item
     int split;
   };
   struct State {
@@ -227,7 +227,7 @@ struct AttentionPhase {
   // Slots of a later split; by the last threads, which have least else to do.
   QSPEC_DEVICE void find_slots(const Work& work, int buffer) const {
     const int i = kGroupThreads - 1 - thread;
-    if (i < kSplitPositions) put_slot(buffer, i, slot_of_position(batch, work.item, work.split * kSplitPositions + i), work.kv_head);
+    if (i < kSplitPositions) put_slot(buffer, i, slot_of_position(batch, *work.item, work.split * kSplitPositions + i), work.kv_head);
   }
 
   // Starts copying K or V of a split whose slots are at `slots`. Absent positions are zero. Each thread copies one 16-byte chunk of every so
@@ -307,7 +307,7 @@ struct AttentionPhase {
   // What a split needs of this launch's own rows: at an item's first one, Q of its columns, normed and rotated, and which positions each sees;
   // and K and V of the rows whose positions lie in the split, into the cache and the tiles. One task a warp.
   QSPEC_DEVICE void prepare(const Work& work, int buffer, bool is_first) const {
-    const AttentionItem& item = work.item;
+    const AttentionItem& item = *work.item;
     const int kv_head = work.kv_head;
     const int num_queries = is_first ? item.num_rows * heads : 0;
     int first_row = 0, num_rows = 0;  // whose K and V: rows of a sequence have neighbouring positions, from first_new on
@@ -481,12 +481,12 @@ struct AttentionPhase {
   QSPEC_DEVICE void append_chunk(const Work& work, bool is_end, State& chunk) const {
     const int begin = work.split / kChunkSplits * kChunkSplits, segment = begin / kSegmentSplits * kSegmentSplits;
     State sum;
-    if (begin == work.item.split_begin || begin == segment) clear(sum);
+    if (begin == work.item->split_begin || begin == segment) clear(sum);
     else load_saved(0, sum);
     append(sum, chunk);
     if (!is_end && begin + kChunkSplits != segment + kSegmentSplits) return save(0, sum);
     State whole;
-    if (segment <= work.item.split_begin) clear(whole);
+    if (segment <= work.item->split_begin) clear(whole);
     else load_saved(1, whole);
     append(whole, sum);
     if (is_end) chunk = whole;
@@ -632,11 +632,11 @@ struct AttentionPhase {
 
   // False after the last.
   QSPEC_DEVICE bool next_work(Work* work) const {
-    if (++work->split < work->item.split_end) return true;
+    if (++work->split < work->item->split_end) return true;
     work->number += params.attention_groups * grid_blocks();
     if (work->number >= total_items()) return false;
     const int item = work->number / spec.num_kv_heads;
-    work->kv_head = work->number - item * spec.num_kv_heads, work->item = load_struct(batch.items + item), work->split = work->item.split_begin;
+    work->kv_head = work->number - item * spec.num_kv_heads, work->item = batch.items + item, work->split = work->item->split_begin;
     return true;
   }
 
@@ -663,13 +663,13 @@ struct AttentionPhase {
     if (which >= params.attention_groups || first_item(which) >= total_items()) return;
     State chunk;  // of the item so far
     clear(chunk);
-    Work now{start.items[which], first_item(which), first_item(which) % spec.num_kv_heads, start.items[which].split_begin}, next = now;
+    Work now{&start.items[which], first_item(which), first_item(which) % spec.num_kv_heads, start.items[which].split_begin}, next = now;
     bool has_next = true;
     QSPEC_NO_UNROLL
     for (int turn = 0; has_next; ++turn) {
       now = next;
       const int buffer = turn & 1;
-      const bool is_first = now.split == now.item.split_begin, is_end = now.split + 1 == now.item.split_end;
+      const bool is_first = now.split == now.item->split_begin, is_end = now.split + 1 == now.item->split_end;
       has_next = next_work(&next);
       if (has_next) find_slots(next, buffer ^ 1);
       prepare(now, buffer, is_first);
@@ -697,19 +697,19 @@ struct AttentionPhase {
       attend(one.output, weight);
       one.weight[0] = weight[0], one.weight[1] = weight[2];
       append(chunk, one);
-      const bool is_chunk = is_end || (now.split + 1) % kChunkSplits == 0, is_long = now.item.split_end - now.item.split_begin > kChunkSplits;
+      const bool is_chunk = is_end || (now.split + 1) % kChunkSplits == 0, is_long = now.item->split_end - now.item->split_begin > kChunkSplits;
       if (is_chunk && is_long) append_chunk(now, is_end, chunk);
       sync();  // everyone is done with V and P
       if (turn == 0) stamp_clock(params, index, 3);
       start_copy(next, true, buffer ^ 1, has_next);
       if (is_end) {
-        const AttentionFold fold = now.number == first_item(which) ? start.folds[which] : load_struct(batch.folds + now.item.fold);
+        const AttentionFold& fold = now.number == first_item(which) ? start.folds[which] : batch.folds[now.item->fold];
         if (fold.num_items == 1 && fold.num_segments == 1) {
-          finish_alone(chunk, now.item, now.kv_head);
+          finish_alone(chunk, *now.item, now.kv_head);
         } else {
-          store_state(chunk, now.item, now.kv_head, fold.num_items == 1);
+          store_state(chunk, *now.item, now.kv_head, fold.num_items == 1);
           if (turn == 0) stamp_clock(params, index, 4);
-          finish_item(now.item, fold, now.kv_head);
+          finish_item(*now.item, fold, now.kv_head);
         }
       }
       if (is_chunk) clear(chunk);

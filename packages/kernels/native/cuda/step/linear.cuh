@@ -93,7 +93,7 @@ QSPEC_DEVICE void run_pass(const Phase& phase, const LinearPhase<n8>& linear) {
 
 // More than 32 rows take several passes over the share's weights, which are in L2 after the first.
 template <int n8>
-QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index) {
+QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index, int num_linears) {
   const StreamShape& s = stream_shape(phase.shape_index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if (s.num_jobs == 0) {
@@ -110,6 +110,7 @@ QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int i
       run_pass<n8>(phase, linear);
     }
   }
+  prefetch_linear<n8>(phase.linear_index + 1, num_linears, thread_index());
 }
 
 }  // namespace qspec::cuda

@@ -40,7 +40,7 @@ QSPEC_DEVICE void fetch_phase(const StepParams& params, int index, int thread) {
 }
 
 template <int n8>
-QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
+QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index, int num_linears) {
   constexpr int warps = step_warps<n8>();
   const int thread = thread_index(), warp = thread / kWarp;
   switch (phase.kind) {
@@ -48,7 +48,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, const Phase& phase, RowBlo
     case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, step_batch(), thread, warps * kWarp); break;
     case PhaseKind::kRows: run_rows<n8>(phase, blocks); break;
     case PhaseKind::kGather: gather_rows(phase, warps); break;
-    case PhaseKind::kLinear: run_linear<n8>(params, phase, index); break;
+    case PhaseKind::kLinear: run_linear<n8>(params, phase, index, num_linears); break;
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(params, phase, blocks);
       break;
@@ -106,15 +106,13 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   for (int i = 0; i < params.num_phases; ++i) {
     const Phase& phase = phase_at(i);
     const bool is_skipped = phase.rows != Rows::kTokens && !has_logits, is_barrier = phase.barrier_after && !is_skipped;
-    if (!is_skipped) run_phase<n8>(params, phase, blocks, i);
-    const int next_linear = phase.kind == PhaseKind::kLinear && !is_skipped ? phase.linear_index + 1 : -1;
+    if (!is_skipped) run_phase<n8>(params, phase, blocks, i, num_linears);
     stamp_clock(params, i, kStampSteps - 3);
     fetch_phase(params, i + 1, thread);     // into the slot that everybody left at the last barrier
     named_barrier(kBlockBarrier, threads);  // from here on `phase` may change under us
     stamp_clock(params, i, kStampSteps - 2);
     const bool is_attention_next = i + 1 < params.num_phases && phase_at(i + 1).kind == PhaseKind::kAttention;
     if (is_barrier) barrier.arrive(thread);
-    if (next_linear >= 0) prefetch_linear<n8>(next_linear, num_linears, thread);  // after the arrival, so as not to hold it up
     if (is_attention_next && !writes_first) begin_attention<n8>(params, phase_at(i + 1), blocks, barrier, false, i + 1);
     if (is_barrier) {
       barrier.wait(thread);
