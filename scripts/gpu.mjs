@@ -5,6 +5,7 @@
 // Options of all three come after `--`:
 //   --prebuilt <folder>   executables (and addon) built elsewhere, or a folder that gpu:pack made: no compiler needed
 //   --no-build            take what the last build left
+//   --fat                 compile for all chips, not only for this machine's (or, without a GPU here, Hopper)
 // All others go on to the program: see scripts/gpu/programs/gpu.mjs.
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -23,13 +24,14 @@ await main();
 async function main() {
   if (!EXECUTABLES[command]) fail(`Expected test, bench or pack but received ${command ?? 'nothing'}.`);
   const prebuilt = takeOption(args, '--prebuilt');
+  const isFat = takeFlag(args, '--fat');
   const isBuilding = !takeFlag(args, '--no-build') && !prebuilt;
   if (command === 'pack') expectFolder();
   else if (prebuilt && existsSync(join(prebuilt, 'gpu.mjs'))) runFolder(prebuilt);
 
   installDependencies();
   const isCudaAsked = !/--device[= ](cpu|reference)\b/.test(args.join(' '));
-  if (isBuilding) buildAll(EXECUTABLES[command], isCudaAsked);
+  if (isBuilding) buildAll(EXECUTABLES[command], isCudaAsked, isFat);
   const executables = prebuilt ? resolve(prebuilt) : executablesOfBuild;
   const sources = { executables, required: isCudaAsked ? EXECUTABLES[command] : [], addon: addonOf(prebuilt) };
   if (command === 'pack') return pack(sources);

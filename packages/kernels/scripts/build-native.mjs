@@ -1,19 +1,21 @@
 // Builds build/Release/qspec.node (Release, incremental), and with --tests the CTest executables in the same tree.
 // Downloads nothing: the headers come from the npm packages node-api-headers and node-addon-api.
-//   node scripts/build-native.mjs [--tests] [--bench] [--cuda=off|auto|on] [--verbose]
+//   node scripts/build-native.mjs [--tests] [--bench] [--cuda=off|auto|on] [--fat] [--verbose]
 // CUDA is part of the addon wherever nvcc is found (--cuda=auto, the default); `on` fails without it, `off` does not look.
+// It is compiled for this machine's GPUs (Hopper, where there are none), with --fat for all chips.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { cudaChips } from './cuda-chips.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const build = join(root, 'build');
 const require = createRequire(import.meta.url);
 const flags = process.argv.slice(2);
-const KNOWN = ['--tests', '--bench', '--verbose', '--cuda=auto', '--cuda=on', '--cuda=off'];
+const KNOWN = ['--tests', '--bench', '--fat', '--verbose', '--cuda=auto', '--cuda=on', '--cuda=off'];
 
 main();
 
@@ -79,6 +81,7 @@ function configure() {
     ...['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release'],
     `-DQSPEC_NODE_INCLUDE=${nodeApi};${addonApi}`,
     `-DQSPEC_CUDA=${cuda.toUpperCase()}`,
+    `-DQSPEC_CUDA_ARCHITECTURES=${cudaChips(flags.includes('--fat'))}`,
     `-DQSPEC_BENCH=${flags.includes('--bench') ? 'ON' : 'OFF'}`,
   ]);
 }

@@ -221,9 +221,10 @@ inline int shuffle_from(int v, int lane) { return static_cast<int>(emulated_shuf
 
 // ---- Blocks and the grid ---------------------------------------------------------------------------------------------------------------
 
-// All `num_threads` (whole warps) of the block that name this `id` (1 … 15).
+// All `num_threads` (whole warps) of the block that name this `id` (1 … 15; 0 takes the whole block).
 QSPEC_DEVICE void named_barrier(int id, int num_threads) {
 #if defined(__CUDACC__)
+  if (id == 0) return __syncthreads();
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 #else
   emulator::named_barrier(id, num_threads);
@@ -427,6 +428,23 @@ QSPEC_DEVICE int shared_add(uint32_t offset, int value) {
   const int before = emulated_shared_load<int>(offset), now = before + value;
   std::memcpy(shared_memory() + offset, &now, sizeof now);
   return before;
+#endif
+}
+// A word by which warps tell each other something; ordered only by fence_block().
+QSPEC_DEVICE uint32_t shared_load_flag(uint32_t offset) {
+#if defined(__CUDACC__)
+  uint32_t v;
+  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(v) : "r"(shared_address(offset)) : "memory");
+  return v;
+#else
+  return shared_load_4(offset);
+#endif
+}
+QSPEC_DEVICE void shared_store_flag(uint32_t offset, uint32_t v) {
+#if defined(__CUDACC__)
+  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(v) : "memory");
+#else
+  shared_store_4(offset, v);
 #endif
 }
 template <typename T>

@@ -27,7 +27,10 @@ int page_shift(const KvShape& kv) {
   while (1 << shift < kv.page_size) ++shift;
   return shift;
 }
-int launches_for(int64_t rows) { return static_cast<int>((rows + kMaxTreeRows - 1) / kMaxTreeRows); }  // at most
+int launches_for(int64_t rows, int max_rows) {  // at most
+  const int most = std::min(kMaxTreeRows, max_rows);
+  return static_cast<int>((rows + most - 1) / most);
+}
 
 DeviceSampler device_sampler(const SamplerParams& p, int bias_offset, int history_offset) {
   return {p.temperature, p.top_p, p.min_p, p.top_k, p.repetition_penalty, p.presence_penalty, p.frequency_penalty, p.seed, p.stream,
@@ -125,9 +128,12 @@ Status CudaSession::allocate_workspace() {
                 reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<int32_t*>(places[5]), geometry_.max_folds};
   sample_workspace_ = {reinterpret_cast<SampleBest*>(places[6]), reinterpret_cast<int32_t*>(places[7]), reinterpret_cast<float*>(places[8]),
                        reinterpret_cast<int32_t*>(places[9])};
-  const int max_launches = kMaxDraftSteps * launches_for(config_.max_rows) + launches_for(config_.max_rows);
+  int max_rows = kMaxStepRows;
+  for (const auto& plan : plans_)
+    if (plan) max_rows = std::min(max_rows, plan->max_rows());
+  const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, max_rows);
   QSPEC_RETURN_IF_ERROR(arena_.create(static_cast<size_t>(max_launches) * kLaunchStructBytes, kArenaBytes));
-  list_ = std::make_unique<LaunchList>(arena_, geometry_, page_shift(kv), max_launches);
+  list_ = std::make_unique<LaunchList>(arena_, geometry_, page_shift(kv), max_rows, max_launches);
   return {};
 }
 

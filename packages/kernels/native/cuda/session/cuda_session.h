@@ -1,5 +1,5 @@
-// A session on a CUDA device. A round is γ draft steps, one verify pass and their samplings, launched one behind the other (as one captured graph
-// where the shape repeats): drawn tokens stay on the device, the host hears of them once, at the end.
+// A session on a CUDA device. A round is γ draft steps, one verify pass and their samplings, launched one behind the other (drafts and verify each as a
+// captured graph where the shape repeats): drawn tokens stay on the device, the host hears of them once, at the end.
 #pragma once
 #include <atomic>
 #include <memory>

@@ -6,7 +6,7 @@
 namespace qspec::cuda {
 
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
-  const int rows = static_cast<int>(pass.rows()), most = pass.has_ancestors ? kMaxTreeRows : kMaxStepRows;
+  const int rows = static_cast<int>(pass.rows()), most = pass.has_ancestors ? std::min(kMaxTreeRows, max_rows_) : max_rows_;
   for (int first = 0; first < rows;) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike

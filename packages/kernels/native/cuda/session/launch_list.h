@@ -47,14 +47,14 @@ inline size_t sample_struct_offset(int slot) { return slot * kLaunchStructBytes 
 
 class LaunchList {
  public:
-  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, int max_launches)
-      : arena_(arena), geometry_(geometry), page_shift_(page_shift), max_launches_(max_launches) {}
+  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, int max_rows, int max_launches)
+      : arena_(arena), geometry_(geometry), page_shift_(page_shift), max_rows_(max_rows), max_launches_(max_launches) {}
 
   void begin(const CallArrays& arrays, const std::vector<int32_t>& page_offsets) {
     arrays_ = arrays, page_offsets_ = &page_offsets;
     launches_.clear();
   }
-  // Cuts the pass into launches of at most 32 rows, about equal. Returns the index of its first one.
+  // Cuts the pass into launches of at most `max_rows` rows (trees: 32) and 64 logit rows, about equal.
   Status add(bool is_draft, const PassRows& pass);
   const std::vector<Launch>& launches() const { return launches_; }
 
@@ -64,7 +64,7 @@ class LaunchList {
 
   UploadArena& arena_;
   const AttentionGeometry& geometry_;
-  const int page_shift_, max_launches_;
+  const int page_shift_, max_rows_, max_launches_;
   CallArrays arrays_;
   const std::vector<int32_t>* page_offsets_ = nullptr;
   std::vector<Launch> launches_;

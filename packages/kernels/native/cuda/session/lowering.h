@@ -46,7 +46,7 @@ struct LoweredProgram {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;  // of attention; 0 when there is none
 };
 
-// kUnsupported, naming the program and the op, where there is no kernel: head_dim, group sizes of attention, widths, rotations over 512.
+// kUnsupported, naming the program and the op, where there is no kernel: head_dim, query heads a KV head, widths, rotations over 512.
 // `program` was validated and outlives the result.
 Status lower_program(const Program& program, LoweredProgram* out);
 

@@ -217,7 +217,8 @@ class PhaseBuilder {
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
     demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
     spec->job_runs = has_reduce() ? job_runs(*spec) : 1;
-    const int64_t tile_floats = int64_t{1} * blocks_.columns() * kTileN * spec->weight.n_tiles;
+    const int64_t sum_columns = node.rows == Rows::kTokens ? blocks_.columns() : std::min(blocks_.columns(), kMaxLogitRows);
+    const int64_t tile_floats = sum_columns * kTileN * spec->weight.n_tiles;
     if (has_reduce()) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, (num_runs(spec->weight.k_tiles) + spec->job_runs - 1) / spec->job_runs * tile_floats);
     } else if (parts > 1) {
@@ -295,7 +296,13 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
   plan->logits_ = buffers.values(program.program->logits);
   size_t total = 0;
   for (int c = 0; c < kNumRowClasses; ++c) {
-    QSPEC_RETURN_IF_ERROR(PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c));
+    const Status built = PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c);
+    if (c == 0) QSPEC_RETURN_IF_ERROR(built);
+    if (!built.is_ok()) {  // one row fits, so many don't
+      plan->classes_[c] = {};
+      break;
+    }
+    plan->num_classes_ = c + 1;
     total += (plan->classes_[c].phases.size() + plan->classes_[c].linears.size()) * sizeof(Phase);
   }
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the program's phases", &plan->memory_));

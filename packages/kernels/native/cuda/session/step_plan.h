@@ -53,6 +53,8 @@ class StepPlan {
                        bool is_draft, std::unique_ptr<StepPlan>* out);
 
   const float* logits() const { return logits_; }
+  // Of one launch: fewer where a multiprocessor's shared memory is short.
+  int max_rows() const { return kRowClasses[num_classes_ - 1].max_rows; }
   const StepConfig& config(int row_class) const { return classes_[row_class].config; }
   const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy, for profiles
   // Fills everything of StepParams but the batch and the workspace.
@@ -72,6 +74,7 @@ class StepPlan {
     int num_token_linears = 0;
   };
   ClassPlan classes_[kNumRowClasses];
+  int num_classes_ = 0;
   DeviceBuffer memory_;
   const float* logits_ = nullptr;
   int64_t partial_floats_ = 0, num_counters_ = 0;

@@ -64,7 +64,7 @@ QSPEC_DEVICE void put_factors(const RowsSpec& source, int rows) {
   QSPEC_NO_UNROLL
   for (int row = 0; row < rows; ++row) {
     const float factor = row_factor(source, kSquaresAt + row * num_row_runs(source) * 4);
-    if (lane_index() == 0) shared_store_float(kFactorsAt + row * 4, factor);
+    if (lane_index() == 0) shared_store_float(own_factor_at(row), factor);
   }
   sync_warp();
 }
@@ -91,7 +91,7 @@ QSPEC_DEVICE void run_pass(const Phase& phase, const LinearPhase<n8>& linear) {
   }
 }
 
-// More than 32 rows take several passes over the share's weights, which are in L2 after the first.
+// More than 32 rows take several passes over the share's weights: from L2 where the linear fits into it, else from memory again.
 template <int n8>
 QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index, int num_linears) {
   const StreamShape& s = stream_shape(phase.shape_index);
@@ -104,7 +104,7 @@ QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int i
     QSPEC_NO_UNROLL
     for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
       if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
-      const LinearPhase<n8> linear{params, phase.linear, s, blocks, input, rows, first, index};
+      const LinearPhase<n8> linear{params, phase.linear, s, blocks, input, phase.rows, rows, first, index};
       fetch_input<n8>(params, phase, linear);
       stamp_clock(params, index, 0);
       run_pass<n8>(phase, linear);

@@ -110,7 +110,7 @@ struct UnitSums {
     }
     if (!has_quad()) return;
     const int row = quad() / kQuads, within = quad() % kQuads * 4;
-    const float factor = shared_load_float(kFactorsAt + row * 4);
+    const float factor = shared_load_float(factor_at(spec, row));
     float sums[4] = {}, before[4] = {};
     QSPEC_NO_UNROLL
     for (int j = 0; j < count; ++j) {
@@ -144,7 +144,7 @@ struct RunJobs {
   QSPEC_DEVICE static uint32_t stored_at(int unit) { return kStoredAt + unit % kUnitCounters * 4; }
   QSPEC_DEVICE static uint32_t reduced_at(int unit) { return kReducedAt + unit % kUnitCounters * 4; }
   // The same in all lanes.
-  QSPEC_DEVICE static uint32_t counter(uint32_t at) { return static_cast<uint32_t>(shuffle_from(static_cast<int>(shared_load_4(at)), 0)); }
+  QSPEC_DEVICE static uint32_t counter(uint32_t at) { return static_cast<uint32_t>(shuffle_from(static_cast<int>(shared_load_flag(at)), 0)); }
   QSPEC_DEVICE uint32_t slab_at(int slab) const { return phase.params.slabs_at + slab * slab_bytes(phase.blocks.columns()); }
 
   QSPEC_DEVICE void write_slab(uint32_t slab, const Accumulator<1, n8>& total) const {
@@ -173,10 +173,10 @@ struct RunJobs {
   QSPEC_DEVICE void mark_stored(int unit) const {
     fence_block();
     if (kTeam > 1 && shared_add(stored_at(unit), 1) != kTeam - 1) return;
-    shared_store_4(stored_at(unit), 0);
-    shared_store_4(arrived_at(unit), 0);
+    shared_store_flag(stored_at(unit), 0);
+    shared_store_flag(arrived_at(unit), 0);
     fence_block();
-    shared_store_4(reduced_at(unit), stamp(unit));
+    shared_store_flag(reduced_at(unit), stamp(unit));
   }
 
   // `wait`: until the input is there.

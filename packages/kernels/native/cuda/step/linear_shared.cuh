@@ -24,6 +24,10 @@ QSPEC_DEVICE TileInput tile_input(const ShareInput& share, int half_shift, RowBl
 
 // ---- What becomes of a sum ---------------------------------------------------------------------------------------------------------------
 
+// Where a row's factor of the norm is: where the block makes its own input every warp has found it for itself.
+QSPEC_DEVICE uint32_t own_factor_at(int row) { return kOwnFactorsAt + (thread_index() / kWarp * kPrologueRows + row) * 4; }
+QSPEC_DEVICE uint32_t factor_at(const LinearSpec& spec, int row) { return spec.has_prologue ? own_factor_at(row) : kFactorsAt + row * 4; }
+
 // Four neighbouring outputs of a row: sums over k in, the op's values out. `factor`: of the row's norm.
 QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, float (&v)[4]) {
   const float scale = spec.mode == GemmMode::kHiLo ? factor / static_cast<float>(spec.weight.radix) : factor;
@@ -64,6 +68,7 @@ struct LinearPhase {
   const StreamShape& s;
   RowBlocks blocks;  // in shared memory
   ShareInput input;
+  Rows kind;
   int rows;
   int first_column;  // of this pass
   int index;  // of the phase

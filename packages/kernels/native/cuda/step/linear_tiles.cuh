@@ -5,6 +5,10 @@
 
 namespace qspec::cuda {
 
+// Columns of sums: no more than there can be rows.
+QSPEC_DEVICE int sum_columns(Rows rows, RowBlocks blocks) {
+  return rows == Rows::kTokens || blocks.columns() < kMaxLogitRows ? blocks.columns() : kMaxLogitRows;
+}
 // Sums of job number `job` of a row-tile (over all of k): [column][16 outputs].
 QSPEC_DEVICE float* job_sums(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int job, int tile) {
   return workspace.partials + (static_cast<int64_t>(job) * spec.weight.n_tiles + tile) * columns * kTileN;
@@ -21,7 +25,7 @@ struct TileJobs {
 
   QSPEC_DEVICE void leave(const Accumulator<1, n8>& sums, const JobCursor<n8>& at) const {
     const int g = lane / 4, t = lane % 4;
-    float* p = job_sums(phase.params.workspace, phase.spec, phase.params.blocks.columns(), (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + (phase.first_column + 2 * t) * kTileN + g;
+    float* p = job_sums(phase.params.workspace, phase.spec, sum_columns(phase.kind, phase.params.blocks), (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + (phase.first_column + 2 * t) * kTileN + g;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
@@ -102,7 +106,7 @@ QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spe
 template <int n8>
 QSPEC_DEVICE void run_reduce(const StepParams& params, const Phase& phase, RowBlocks blocks) {
   constexpr int kQuads = kTileN / 4;
-  const int columns = blocks.columns();
+  const int columns = sum_columns(phase.rows, blocks);
   const LinearSpec& spec = phase.linear;
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   const bool is_pair = spec.epilogue == Epilogue::kSilu;

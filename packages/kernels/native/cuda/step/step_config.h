@@ -23,7 +23,6 @@ inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.ma
 // Columns of activations that a block has in shared memory at once.
 inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }
 
-constexpr int kStepWarps = 12;
 
 struct StepConfig {
   int region_at = 0, slabs_at = 0, slab_jobs = 0, attention_groups = 0;

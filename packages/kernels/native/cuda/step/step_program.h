@@ -19,6 +19,7 @@ constexpr int kMaxStepRows = 256;  // of a launch; without trees
 constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
 constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear takes so many at a time
+constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxTeam = 2;          // warps that store a unit's sums
 constexpr int kMaxHeadDim = 128;

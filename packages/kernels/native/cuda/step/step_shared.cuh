@@ -11,12 +11,11 @@
 namespace qspec::cuda {
 
 constexpr int kUnitCounters = 64;
-constexpr int kBlockBarrier = 1, kGroupBarrier = 2;  // kGroupBarrier + group of warps
+constexpr int kBlockBarrier = 0, kGroupBarrier = 1;  // kGroupBarrier + group of warps
 
-// Twelve warps have 168 registers each.
 template <int n8>
 constexpr int step_warps() {
-  return 12;
+  return kStepWarps;
 }
 template <int n8>
 constexpr int step_threads() {
@@ -68,7 +67,8 @@ constexpr uint32_t kReducedAt = after(kUnitsAt, kUnitCounters * 4);             
 constexpr uint32_t kStoredAt = after(kReducedAt, kUnitCounters * 4);             // int [kUnitCounters] members of its team that have stored a unit
 constexpr uint32_t kFlagAt = after(kStoredAt, kUnitCounters * 4);                // int [groups]: attention's answer to all threads of a group
 constexpr uint32_t kFactorsAt = after(kFlagAt, kAttentionGroups * 4);                            // float [rows] 1 / rms of a copied input's rows
-constexpr uint32_t kSquaresAt = after(kFactorsAt, kMaxStepRows * 4);             // float [rows][runs] of rows that this block makes
+constexpr uint32_t kOwnFactorsAt = after(kFactorsAt, kMaxStepRows * 4);          // float [warps][rows] the same of rows that this block makes
+constexpr uint32_t kSquaresAt = after(kOwnFactorsAt, kStepWarps * kPrologueRows * 4);  // float [rows][runs] of rows that this block makes
 constexpr uint32_t kLargestAt = after(kSquaresAt, kPrologueRows * kMaxRowRuns * 4);  // the same
 constexpr uint32_t kShapesAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);
 constexpr uint32_t kSourcesAt = after(kShapesAt, kMaxStreamShapes * sizeof(StreamShape));

@@ -89,15 +89,18 @@ struct SessionSpec {
   int max_rows = 96;
 };
 
-inline std::unique_ptr<Session> make_session(const std::shared_ptr<Backend>& backend, Model& model, const SessionSpec& spec) {
+inline SessionConfig session_config(Backend& backend, Model& model, const SessionSpec& spec) {
   SessionConfig config;
-  config.target = model.program(*backend, spec.target);
-  if (spec.has_draft) config.draft = std::make_unique<Program>(model.program(*backend, spec.draft));
+  config.target = model.program(backend, spec.target);
+  if (spec.has_draft) config.draft = std::make_unique<Program>(model.program(backend, spec.draft));
   const LlamaShape& s = model.shape();
   config.kv = {spec.kv, s.layers, spec.page_size, s.kv_heads, s.head_dim, spec.num_pages};
   config.vocab_size = s.vocab, config.max_rows = spec.max_rows, config.max_logit_rows = spec.max_rows;
+  return config;
+}
+inline std::unique_ptr<Session> make_session(const std::shared_ptr<Backend>& backend, Model& model, const SessionSpec& spec) {
   std::unique_ptr<Session> session;
-  expect_ok(backend->create_session(std::move(config), &session), "create_session");
+  expect_ok(backend->create_session(session_config(*backend, model, spec), &session), "create_session");
   return session;
 }
 

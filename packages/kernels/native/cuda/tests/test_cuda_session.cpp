@@ -4,6 +4,7 @@
 
 #include "cuda_fixture.h"
 #include "qspec/sampling.h"
+#include "session/cuda_session.h"
 
 using namespace qspec;
 using namespace qspec::test;
@@ -201,6 +202,42 @@ QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) {
     expect_ok(session->forward(chain({tokens[position]}, position, pages), &result), "forward");
     QSPEC_EXPECT_BITS(result.logits.data(), by32.data() + static_cast<int64_t>(position) * shape.vocab, static_cast<size_t>(shape.vocab), text("row %d alone", position));
   }
+}
+
+// More than 32 rows are one launch, in passes; more than 64 logit rows are two.
+QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
+  for (const char* format : {"bf16", "int4", "nested"}) {
+    Model model({}, all(format), 0);
+    auto session = make_session(cuda_backend(), model, {});
+    const std::vector<int32_t> tokens = random_tokens(90, model.shape().vocab, 31), pages = some_pages(6);
+    const std::vector<float> few = forward_all(*session, tokens, 15, pages);
+    for (const int chunk : {33, 64, 90}) {
+      const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+      QSPEC_EXPECT_BITS(rows.data(), few.data(), few.size(), text("%s, %d rows at a time", format, chunk));
+    }
+    ForwardBatch batch = chain(tokens, 0, pages);
+    batch.logit_rows = {89};
+    ForwardResult result;
+    expect_ok(session->forward(batch, &result), "forward");
+    QSPEC_EXPECT_BITS(result.logits.data(), few.data() + few.size() - result.logits.size(), result.logits.size(), text("%s, the last of 90 rows", format));
+  }
+}
+
+// A chip whose multiprocessors have less shared memory takes fewer rows at a time, and gives the same bits.
+QSPEC_TEST(little_shared_memory_means_fewer_rows_a_launch) {
+  LlamaShape shape;
+  shape.head_dim = 128;
+  Model model(shape, all("int4"), 0);
+  auto session = make_session(cuda_backend(), model, {});
+  cuda::DeviceInfo device;
+  expect_ok(cuda::query_device(0, &device), "query_device");
+  device.shared_bytes = 101376;  // sm_86, sm_89
+  std::unique_ptr<Session> small;
+  expect_ok(cuda::CudaSession::create(device, session_config(*cuda_backend(), model, {}), &small), "create");
+  if (!session || !small) return;
+  const std::vector<int32_t> tokens = random_tokens(40, shape.vocab, 33), pages = some_pages(3);
+  const std::vector<float> expected = forward_all(*session, tokens, 40, pages), rows = forward_all(*small, tokens, 40, pages);
+  QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), "101376 bytes of shared memory");
 }
 
 // Rows of several sequences in one batch, in any order, equal the sequences alone.

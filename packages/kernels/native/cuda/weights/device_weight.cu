@@ -153,6 +153,7 @@ Status ResidentDeviceWeight::create(const std::vector<WeightSource>& parts, std:
   }
   auto weight = std::make_shared<ResidentDeviceWeight>();
   QSPEC_RETURN_IF_ERROR(weight->allocate(shape, ("`" + first.name + "`").c_str()));
+  QSPEC_RETURN_IF_ERROR(weight->memory_.fill(0));  // words are filled by halves, from what is there
   const DeviceWeight& v = weight->view_;
   Repacker repacker(v, const_cast<uint8_t*>(v.dense ? v.dense : v.hi), const_cast<uint8_t*>(v.lo));
   QSPEC_RETURN_IF_ERROR(repacker.run(parts));
