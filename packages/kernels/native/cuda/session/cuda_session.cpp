@@ -115,6 +115,7 @@ Status CudaSession::allocate_workspace() {
   const int64_t fold_counters = static_cast<int64_t>(geometry_.max_folds + kMaxStepRows) * std::max(geometry_.num_kv_heads, 1);
   const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.result_slots * result_floats) * 4,
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
+                          static_cast<size_t>(device_.num_multiprocessors) * kAttentionGroups * 2 * kStateWords * kGroupThreads * 4,
                           kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
                           static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4};
   size_t total = 0;
@@ -122,12 +123,12 @@ Status CudaSession::allocate_workspace() {
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the workspace", &workspace_memory_, "lower `kv.numPages` or `vocabSize`"));
   QSPEC_RETURN_IF_ERROR(workspace_memory_.fill(0));
   uint8_t* next = workspace_memory_.as<uint8_t>();
-  uint8_t* places[10];
-  for (int i = 0; i < 10; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
+  uint8_t* places[11];
+  for (int i = 0; i < 11; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
   workspace_ = {reinterpret_cast<unsigned long long*>(places[0]), reinterpret_cast<float*>(places[1]), reinterpret_cast<int32_t*>(places[2]),
-                reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<int32_t*>(places[5]), geometry_.max_folds};
-  sample_workspace_ = {reinterpret_cast<SampleBest*>(places[6]), reinterpret_cast<int32_t*>(places[7]), reinterpret_cast<float*>(places[8]),
-                       reinterpret_cast<int32_t*>(places[9])};
+                reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<float*>(places[6]), reinterpret_cast<int32_t*>(places[5]), geometry_.max_folds};
+  sample_workspace_ = {reinterpret_cast<SampleBest*>(places[7]), reinterpret_cast<int32_t*>(places[8]), reinterpret_cast<float*>(places[9]),
+                       reinterpret_cast<int32_t*>(places[10])};
   int max_rows = kMaxStepRows;
   for (const auto& plan : plans_)
     if (plan) max_rows = std::min(max_rows, plan->max_rows());

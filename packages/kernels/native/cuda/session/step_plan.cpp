@@ -11,6 +11,7 @@ namespace {
 
 // A block takes as much of k as fits this many bytes of activations, at least one slice: beyond it the sums are exchanged through memory.
 constexpr int64_t kShareBytes = 128 << 10;
+constexpr int kLongRow = 8192;
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 int log2_of(int value) {
@@ -133,8 +134,11 @@ class PhaseBuilder {
   }
 
  private:
-  // With few rows every block computes its linear's input for itself: cheaper than one more barrier.
-  bool is_prologue(const Node& rows) const { return class_.max_rows <= kPrologueRows && rows.may_be_prologue; }
+  // With few rows every block computes its linear's input for itself: cheaper than one more barrier, but not for wide rows that are quantised.
+  bool is_prologue(const Node& rows) const {
+    const bool is_long = rows.x_buffer >= 0 && program_.program->buffers[rows.x_buffer].is_quantized && rows.source.width > kLongRow;
+    return class_.max_rows <= kPrologueRows && rows.may_be_prologue && !is_long;
+  }
   bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && is_prologue(program_.nodes[i]); }
 
   Status fill(const Node& node, Phase* phase) {

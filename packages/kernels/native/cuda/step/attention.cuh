@@ -25,8 +25,6 @@ constexpr float kLog2E = 1.4426950408889634f;
 // lanes a row and for matrix loads of eight rows.
 QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
 
-constexpr int kGroupWarps = 4, kGroupThreads = kGroupWarps * kWarp;
-constexpr int kStateWords = 4 + 4 * (kMaxHeadDim / 8 / kGroupWarps);
 
 struct AttentionShared {
   uint32_t k, v;         // tiles [64][row_bytes] bf16; the same place for an int8 cache
@@ -37,14 +35,13 @@ struct AttentionShared {
   uint32_t slots;        // int32 [2][64]
   uint32_t k_scale, v_scale;  // float [2][64]
   uint32_t own, first;   // int32 [16] last and first position that a column sees
-  uint32_t saved;        // State [2], word by word of all threads: an item's segment and whole so far
   int row_bytes;
 };
 
 QSPEC_HOST_DEVICE constexpr int attention_row_bytes(int head_dim) { return head_dim <= 64 ? 128 : 256; }
 QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim) {
   return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 +
-         kQueryColumns * kGroupWarps * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4 + 2 * kStateWords * kGroupThreads * 4;
+         kQueryColumns * kGroupWarps * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
 }
 
 QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes) {
@@ -61,8 +58,7 @@ QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool h
   s.k_scale = p, p += 2 * kSplitPositions * 4;
   s.v_scale = p, p += 2 * kSplitPositions * 4;
   s.own = p, p += kQueryColumns * 4;
-  s.first = p, p += kQueryColumns * 4;
-  s.saved = p;
+  s.first = p;
   return s;
 }
 
@@ -459,23 +455,28 @@ struct AttentionPhase {
     }
   }
 
-  // A state in shared memory: what an item's longer sums are kept in, since they are touched once a chunk. which: 0 segment, 1 the whole.
-  QSPEC_DEVICE uint32_t saved_at(int level, int word) const { return s.saved + ((level * kStateWords + word) * kGroupThreads + thread) * 4; }
+  // An item's longer sums, which are touched once a chunk, are kept in the workspace: in shared memory they would leave L1 too little for the
+  // weights that are on their way. level: 0 segment, 1 the whole.
+  QSPEC_DEVICE float* saved_at(int level) const {
+    return params.workspace.saved_states + (static_cast<int64_t>(block_index() * kAttentionGroups + which) * 2 + level) * kStateWords * kGroupThreads + thread;
+  }
   QSPEC_DEVICE void save(int level, const State& state) const {
+    float* p = saved_at(level);
     QSPEC_UNROLL
-    for (int i = 0; i < 2; ++i) shared_store_float(saved_at(level, i), state.largest[i]), shared_store_float(saved_at(level, 2 + i), state.weight[i]);
+    for (int i = 0; i < 2; ++i) store_l2(p + i * kGroupThreads, state.largest[i]), store_l2(p + (2 + i) * kGroupThreads, state.weight[i]);
     QSPEC_UNROLL
     for (int d = 0; d < kDimTiles; ++d)
       QSPEC_UNROLL
-      for (int e = 0; e < 4; ++e) shared_store_float(saved_at(level, 4 + 4 * d + e), state.output[d][e]);
+      for (int e = 0; e < 4; ++e) store_l2(p + (4 + 4 * d + e) * kGroupThreads, state.output[d][e]);
   }
   QSPEC_DEVICE void load_saved(int level, State& state) const {
+    const float* p = saved_at(level);
     QSPEC_UNROLL
-    for (int i = 0; i < 2; ++i) state.largest[i] = shared_load_float(saved_at(level, i)), state.weight[i] = shared_load_float(saved_at(level, 2 + i));
+    for (int i = 0; i < 2; ++i) state.largest[i] = load_l2(p + i * kGroupThreads), state.weight[i] = load_l2(p + (2 + i) * kGroupThreads);
     QSPEC_UNROLL
     for (int d = 0; d < kDimTiles; ++d)
       QSPEC_UNROLL
-      for (int e = 0; e < 4; ++e) state.output[d][e] = shared_load_float(saved_at(level, 4 + 4 * d + e));
+      for (int e = 0; e < 4; ++e) state.output[d][e] = load_l2(p + (4 + 4 * d + e) * kGroupThreads);
   }
   // A chunk of a longer item is complete: into its segment, and that into the whole. At the item's end `chunk` becomes the whole.
   QSPEC_DEVICE void append_chunk(const Work& work, bool is_end, State& chunk) const {

@@ -15,6 +15,8 @@ constexpr int kChunkSplits = 4;      // chunks of a segment in order,
 constexpr int kSegmentSplits = 16;   // segments in order; however many of them one item takes
 constexpr int kResultTail = 4;       // floats behind a result's outputs: maximum, weight, two unused
 constexpr int kAttentionGroups = 3;  // of a block's warps: each takes splits of its own
+constexpr int kGroupWarps = 4, kGroupThreads = 32 * kGroupWarps;
+constexpr int kStateWords = 4 + 4 * (128 / 8 / kGroupWarps);  // a thread's share of 16 columns' maxima, weights and outputs
 constexpr int kMaxStepRows = 256;  // of a launch; without trees
 constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
 constexpr int kMaxLogitRows = 64;
@@ -178,6 +180,7 @@ struct StepWorkspace {
   int32_t* counters;            // [items of the widest linear][kMaxTeam]
   float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]
+  float* saved_states;          // [block][group][2][kStateWords][kGroupThreads]
   int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
   int32_t max_folds;
 };
