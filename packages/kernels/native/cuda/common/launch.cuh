@@ -21,8 +21,11 @@ inline bool has_dependent_launches() {
 
 template <typename Params>
 Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t stream, const char* what, const Params& params) {
-  if (shape.shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
+  if (shape.shared_bytes > 48 * 1024) {  // allowed once and for all: launches of one kernel differ, and graphs keep theirs
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     if (error != cudaSuccess) return device_error(error, what);
   }
   cudaLaunchConfig_t config = {};

@@ -145,6 +145,7 @@ size_t CudaSession::scratch_bytes() const { return scratch_.bytes() + workspace_
 StepParams CudaSession::step_params(const Launch& launch) const {
   StepParams params{};
   plans_[launch.is_draft]->bind(launch.row_class, &params);
+  params.attention_groups = std::min(params.attention_groups, launch.attention_groups);
   params.batch = arena_.fixed<StepBatch>(step_struct_offset(launch.slot));
   params.workspace = workspace_;
   params.stamps = stamps_.as<unsigned long long>();
@@ -176,7 +177,7 @@ Status CudaSession::run(const std::vector<Launch>& launches) {
   std::string key = std::to_string(arena_.generation());
   for (const Launch& launch : launches) {
     if (&launch == launches.data()) key += '@' + std::to_string(launch.slot);  // addresses follow from it
-    const char code[] = {static_cast<char>('a' + launch.row_class), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
+    const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>('0' + launch.attention_groups), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
     key += code;
   }
   return graphs_.run(key, stream_.get(), [&]() -> Status {

@@ -25,8 +25,12 @@ inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).column
 
 
 struct StepConfig {
-  int region_at = 0, slabs_at = 0, slab_jobs = 0, attention_groups = 0;
-  size_t shared_bytes = 0;
+  int region_at = 0, slabs_at = 0, slab_jobs = 0;
+  size_t linear_end = 0, attention_bytes = 0;  // behind the slabs; of one group's tiles
+  int attention_groups = 0;                    // that fit
+
+  // With so many groups in attention. What a launch doesn't take is L1, through which the weights come.
+  size_t shared_bytes(int groups) const { return std::max<size_t>(region_at + groups * attention_bytes, linear_end); }
 };
 
 // What a program asks of it.
@@ -47,8 +51,8 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
   if (slab > 0) config.slab_jobs = std::min<int>(config.slab_jobs, static_cast<int>((available - config.slabs_at) / slab));
   config.attention_groups = kAttentionGroups;
   while (config.attention_groups > 1 && config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes > available) --config.attention_groups;
-  config.shared_bytes = std::max<size_t>(config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes, config.slabs_at + config.slab_jobs * slab);
-  if (config.shared_bytes > available) return false;
+  config.linear_end = config.slabs_at + config.slab_jobs * slab, config.attention_bytes = demand.attention_bytes;
+  if (config.shared_bytes(config.attention_groups) > available) return false;
   *out = config;
   return true;
 }
