@@ -411,8 +411,11 @@ Status CudaSession::fill_cache_randomly(uint64_t seed) {
 void CudaSession::set_profiling(bool is_on) {
   for (Profile& profile : profiles_) profile = {}, profile.is_on = is_on;
   if (!is_on) stamps_.reset();
-  else if (stamps_.bytes() == 0 && !DeviceBuffer::create(static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(kMaxPhases) * 8, "profiling", &stamps_).is_ok())
-    for (Profile& profile : profiles_) profile.is_on = false;
+  if (!is_on || stamps_.bytes() != 0) return;
+  const size_t bytes = static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(kMaxPhases) * 8;
+  // A block leaves no stamp at a step that it hasn't.
+  const bool is_there = DeviceBuffer::create(bytes, "profiling", &stamps_).is_ok() && stamps_.fill(0).is_ok();
+  for (Profile& profile : profiles_) profile.is_on &= is_there;
 }
 
 namespace {
