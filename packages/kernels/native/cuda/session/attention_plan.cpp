@@ -8,7 +8,6 @@ namespace qspec::cuda {
 namespace {
 
 constexpr double kItemOverhead = 1.0;  // of a split's time: queries, handing in results
-constexpr double kSaving = 0.7;        // likewise: a chunk of a longer item, whose sums wait in the workspace
 
 // What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
 enum class Share { kSplit, kChunk, kSegment, kRows };
@@ -51,8 +50,7 @@ class Planner {
     const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads, waves = (items + geometry_.num_groups - 1) / geometry_.num_groups;
     int longest = 1;
     for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
-    const double saving = longest > kChunkSplits ? kSaving * longest / kChunkSplits : 0;
-    return static_cast<double>(waves) * (longest + kItemOverhead + saving);
+    return static_cast<double>(waves) * (longest + kItemOverhead);
   }
 
  private:
