@@ -61,14 +61,8 @@ struct DeviceWeight {
 
 QSPEC_HOST_DEVICE constexpr int num_runs(int k_tiles) { return (k_tiles + kRunTiles - 1) / kRunTiles; }
 QSPEC_HOST_DEVICE constexpr int num_slices(int k_tiles) { return (num_runs(k_tiles) + kSliceRuns - 1) / kSliceRuns; }
-QSPEC_HOST_DEVICE constexpr int run_tiles(int k_tiles, int run) {
-  return k_tiles - run * kRunTiles < kRunTiles ? k_tiles - run * kRunTiles : kRunTiles;
-}
-// Tiles and groups of the piece that begins at tile `first`.
+// Tiles of the piece that begins at tile `first`.
 QSPEC_HOST_DEVICE constexpr int piece_tiles(int k_tiles, int first) { return k_tiles - first < kPieceTiles ? k_tiles - first : kPieceTiles; }
-QSPEC_HOST_DEVICE constexpr int piece_groups(int k, int group_size, int first) {
-  return ((k - first * kTileK < kPieceK ? k - first * kTileK : kPieceK) + group_size - 1) / group_size;
-}
 QSPEC_HOST_DEVICE constexpr int full_piece_bytes(int group_size) { return kPieceTiles * kTileBytes + kPieceK / group_size * kScaleBytes; }
 QSPEC_HOST_DEVICE constexpr int64_t hi_row_tile_bytes(int k, int k_tiles, int group_size) {
   return static_cast<int64_t>(k_tiles) * kTileBytes + static_cast<int64_t>(k / group_size) * kScaleBytes;

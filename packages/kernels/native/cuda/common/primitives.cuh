@@ -20,7 +20,6 @@ constexpr int kWarp = 32;
 QSPEC_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 QSPEC_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
 QSPEC_DEVICE int grid_blocks() { return static_cast<int>(gridDim.x); }
-QSPEC_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
 QSPEC_DEVICE uint8_t* shared_memory() {
   extern __shared__ __align__(1024) uint8_t memory[];
   return memory;
@@ -29,7 +28,6 @@ QSPEC_DEVICE uint8_t* shared_memory() {
 inline int thread_index() { return emulator::place().thread; }
 inline int block_index() { return emulator::place().block; }
 inline int grid_blocks() { return emulator::place().num_blocks; }
-inline int block_threads() { return emulator::place().num_threads; }
 inline uint8_t* shared_memory() { return emulator::shared_base(); }
 #endif
 QSPEC_DEVICE int lane_index() { return thread_index() % kWarp; }
@@ -167,9 +165,6 @@ QSPEC_DEVICE bool is_nan(float x) { return (bits_of_float(x) & 0x7fffffffu) > 0x
 
 #if defined(__CUDACC__)
 QSPEC_DEVICE void sync_warp() { __syncwarp(); }
-QSPEC_DEVICE uint32_t ballot(bool v) { return __ballot_sync(0xffffffffu, v); }
-QSPEC_DEVICE int num_bits(uint32_t v) { return __popc(v); }
-QSPEC_DEVICE int lowest_bit(uint32_t v) { return __ffs(static_cast<int>(v)) - 1; }
 QSPEC_DEVICE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 QSPEC_DEVICE int shuffle_xor(int v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 QSPEC_DEVICE int shuffle_from(int v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
@@ -188,18 +183,6 @@ inline void combine_shuffle(void* const lanes[32]) {
   }
 }
 inline void combine_nothing(void* const*) {}
-inline void combine_ballot(void* const lanes[32]) {
-  uint32_t mask = 0;
-  for (int i = 0; i < kWarp; ++i) mask |= static_cast<ShuffleLane*>(lanes[i])->value << i;
-  for (int i = 0; i < kWarp; ++i) static_cast<ShuffleLane*>(lanes[i])->result = mask;
-}
-inline uint32_t ballot(bool v) {
-  ShuffleLane lane{v, 0, 0};
-  emulator::collective(&lane, combine_ballot, "ballot");
-  return lane.result;
-}
-inline int num_bits(uint32_t v) { return __builtin_popcount(v); }
-inline int lowest_bit(uint32_t v) { return v ? __builtin_ctz(v) : -1; }
 inline void sync_warp() { emulator::collective(nullptr, combine_nothing, "sync_warp"); }
 inline uint32_t emulated_shuffle(uint32_t value, int from) {
   ShuffleLane lane{value, from, 0};
@@ -390,9 +373,6 @@ QSPEC_DEVICE uint32_t shared_load_4(uint32_t offset) {
 QSPEC_DEVICE void shared_store_16(uint32_t offset, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(offset)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
-QSPEC_DEVICE void shared_store_8(uint32_t offset, uint2 v) {
-  asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(shared_address(offset)), "r"(v.x), "r"(v.y) : "memory");
-}
 QSPEC_DEVICE void shared_store_4(uint32_t offset, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(v) : "memory"); }
 QSPEC_DEVICE void shared_store_2(uint32_t offset, uint16_t v) { asm volatile("st.shared.u16 [%0], %1;" ::"r"(shared_address(offset)), "h"(v) : "memory"); }
 QSPEC_DEVICE void shared_store_1(uint32_t offset, uint8_t v) {
@@ -409,7 +389,6 @@ inline uint4 shared_load_16(uint32_t offset) { return emulated_shared_load<uint4
 inline uint2 shared_load_8(uint32_t offset) { return emulated_shared_load<uint2>(offset); }
 inline uint32_t shared_load_4(uint32_t offset) { return emulated_shared_load<uint32_t>(offset); }
 inline void shared_store_16(uint32_t offset, uint4 v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
-inline void shared_store_8(uint32_t offset, uint2 v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
 inline void shared_store_2(uint32_t offset, uint16_t v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
 inline void shared_store_1(uint32_t offset, uint8_t v) { shared_memory()[offset] = v; }
 inline void shared_store_4(uint32_t offset, uint32_t v) {
@@ -557,16 +536,10 @@ QSPEC_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, u
   emulator::collective(&lane, combine_mma_bf16, "mma_bf16");
 #endif
 }
-// d = A · B: the same as onto zeros.
+// d = A · B; the zeros cost nothing, the instruction takes them as they are.
 QSPEC_DEVICE void mma_bf16_new(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if defined(__CUDACC__)
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-#else
-  for (float& v : d) v = 0;
+  d[0] = d[1] = d[2] = d[3] = 0.0f;
   mma_bf16(d, a, b0, b1);
-#endif
 }
 // d += A (16x32 unsigned) · B (32x8 signed), int accumulators.
 QSPEC_DEVICE void mma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -580,14 +553,8 @@ QSPEC_DEVICE void mma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 #endif
 }
 QSPEC_DEVICE void mma_u8s8_new(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if defined(__CUDACC__)
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
-#else
-  for (int& v : d) v = 0;
+  d[0] = d[1] = d[2] = d[3] = 0;
   mma_u8s8(d, a, b0, b1);
-#endif
 }
 // Four 8x8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8. Lane (g, t) gets row g, columns 2t, 2t+1 of each.
 QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], uint32_t row) {

@@ -49,7 +49,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
 
   StepBatch b{};
   b.rows = count, b.logit_rows = launch.num_logit_rows, b.writes_first = writes_first;
-  b.num_items = static_cast<int>(attention.items.size()), b.num_folds = static_cast<int>(attention.folds.size());
+  b.num_items = static_cast<int>(attention.items.size());
   b.result_stride = std::max(attention.result_stride, 1), b.segment_stride = std::max(attention.segment_stride, 1);
   b.tokens = arrays_.tokens, b.page_ids = arrays_.page_ids;
   b.token_index = arena_.put(slice(pass.token_index));

@@ -503,22 +503,27 @@ struct AttentionPhase {
     return params.workspace.segment_results + ((static_cast<int64_t>(row) * batch.segment_stride + segment) * spec.num_heads + head) * (dim + kResultTail);
   }
 
-  // The state's columns.
-  QSPEC_DEVICE void store_state(const State& state, const AttentionItem& item, int kv_head, bool is_segment) const {
-    const int g = lane / 4, t = lane % 4;
+  // Calls `store(row, head, element, two outputs, which column of the lane's)` for what this lane holds of the item's columns.
+  template <typename Store>
+  QSPEC_DEVICE void for_outputs(const State& state, const AttentionItem& item, int kv_head, const Store& store) const {
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const int column = g + 8 * i;
+      const int column = lane / 4 + 8 * i;
       if (column >= item.num_rows * heads) continue;
       const int row = item.row_begin + column / heads, head = kv_head * heads + column % heads;
-      float* p = is_segment ? segment_result(row, item.split_begin / kSegmentSplits, head) : item_result(row, item.result, head);
       QSPEC_UNROLL
       for (int d = 0; d < kDimTiles; ++d) {
-        const int at = (warp + d * kGroupWarps) * 8 + 2 * t;
-        if (at < dim) store_l2(reinterpret_cast<float2*>(p + at), float2{state.output[d][2 * i], state.output[d][2 * i + 1]});
+        const int at = (warp + d * kGroupWarps) * 8 + 2 * (lane % 4);
+        if (at < dim) store(row, head, at, float2{state.output[d][2 * i], state.output[d][2 * i + 1]}, i);
       }
-      if (warp == 0 && t == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{state.largest[i], state.weight[i]});
     }
+  }
+  QSPEC_DEVICE void store_state(const State& state, const AttentionItem& item, int kv_head, bool is_segment) const {
+    for_outputs(state, item, kv_head, [&](int row, int head, int at, float2 two, int i) {
+      float* p = is_segment ? segment_result(row, item.split_begin / kSegmentSplits, head) : item_result(row, item.result, head);
+      store_l2(reinterpret_cast<float2*>(p + at), two);
+      if (at == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{state.largest[i], state.weight[i]});
+    });
   }
 
   // Did the calling group bring in the last of `expected` results? Uniform over the group; what all blocks stored before can be read then.
@@ -603,18 +608,7 @@ struct AttentionPhase {
 
   // An item that is all there is to its columns.
   QSPEC_DEVICE void finish_alone(const State& state, const AttentionItem& item, int kv_head) const {
-    const int g = lane / 4, t = lane % 4;
-    QSPEC_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int column = g + 8 * i;
-      if (column >= item.num_rows * heads) continue;
-      const int row = item.row_begin + column / heads, head = kv_head * heads + column % heads;
-      QSPEC_UNROLL
-      for (int d = 0; d < kDimTiles; ++d) {
-        const int at = (warp + d * kGroupWarps) * 8 + 2 * t;
-        if (at < dim) store_attended(row, head, at, float2{state.output[d][2 * i], state.output[d][2 * i + 1]}, state.weight[i]);
-      }
-    }
+    for_outputs(state, item, kv_head, [&](int row, int head, int at, float2 two, int i) { store_attended(row, head, at, two, state.weight[i]); });
   }
 
   // The item's result is in the workspace: fold what is complete.

@@ -147,14 +147,14 @@ struct RunJobs {
   QSPEC_DEVICE static uint32_t counter(uint32_t at) { return static_cast<uint32_t>(shuffle_from(static_cast<int>(shared_load_flag(at)), 0)); }
   QSPEC_DEVICE uint32_t slab_at(int slab) const { return phase.params.slabs_at + slab * slab_bytes(phase.blocks.columns()); }
 
-  QSPEC_DEVICE void write_slab(uint32_t slab, const Accumulator<1, n8>& total) const {
+  QSPEC_DEVICE void write_slab(uint32_t slab, const Accumulator<n8>& total) const {
     const int g = lane / 4, t = lane % 4;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int column = 8 * c + 2 * t + (i & 1);
-        if (n8 > 1 || column < phase.blocks.rows) shared_store_float(slab + slab_place(column, g + 8 * (i >> 1)), total.value[0][c][i]);
+        if (n8 > 1 || column < phase.blocks.rows) shared_store_float(slab + slab_place(column, g + 8 * (i >> 1)), total.value[c][i]);
       }
   }
 
@@ -184,7 +184,7 @@ struct RunJobs {
   QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
     JobCursor<n8> at, next;
     at.begin(s, warp);
-    RunPlace<1> place = at.place(s, source), next_place;
+    RunPlace place = at.place(s, source), next_place;
     if (at.is_there(s)) product.begin(place, at.run(s));
     wait();
     int slab = warp;  // job modulo slab_jobs
@@ -193,7 +193,7 @@ struct RunJobs {
       next_place = next.place(s, source);
       const bool has_next = next.is_there(s);
       if (has_next) next.prefetch(s, next_place, lane);
-      Accumulator<1, n8> total;
+      Accumulator<n8> total;
       product.multiply(total, place, at.run(s), has_next, next_place, next.run(s));
       while (slab >= slab_jobs) slab -= slab_jobs;
       if (at.job >= slab_jobs) {  // the slab's last unit must have been stored

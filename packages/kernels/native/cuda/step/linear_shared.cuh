@@ -77,7 +77,7 @@ struct LinearPhase {
 // Multiplies runs one after another; the first chunk of the next comes while the last of one is multiplied.
 template <int n8, GemmMode mode, int shift>
 struct RunProduct {
-  using Chunk = WeightChunk<mode, 1, shift, n8 >= 3>;
+  using Chunk = WeightChunk<mode, shift, n8 >= 3>;
 
   const LinearPhase<n8>& phase;
   int lane;
@@ -91,11 +91,11 @@ struct RunProduct {
   }
   QSPEC_DEVICE bool is_whole(int run) const { return phase.s.k - run * kRunK >= kRunK; }
   // Asks for the first chunk of `run`, which lies at `place`.
-  QSPEC_DEVICE void begin(const RunPlace<1>& place, int run) {
+  QSPEC_DEVICE void begin(const RunPlace& place, int run) {
     if (is_whole(run)) even.load(place, 0, phase.spec.half_shift, lane);
   }
   // total = the run's product; `next` begins after it, if there is one.
-  QSPEC_DEVICE void multiply(Accumulator<1, n8>& total, const RunPlace<1>& place, int run, bool has_next, const RunPlace<1>& next, int next_run) {
+  QSPEC_DEVICE void multiply(Accumulator<n8>& total, const RunPlace& place, int run, bool has_next, const RunPlace& next, int next_run) {
     const int half_shift = phase.spec.half_shift, first = run * kRunTiles;
     total.clear();
     if (!is_whole(run)) {

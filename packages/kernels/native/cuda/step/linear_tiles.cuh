@@ -23,13 +23,13 @@ struct TileJobs {
 
   QSPEC_DEVICE explicit TileJobs(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
 
-  QSPEC_DEVICE void leave(const Accumulator<1, n8>& sums, const JobCursor<n8>& at) const {
+  QSPEC_DEVICE void leave(const Accumulator<n8>& sums, const JobCursor<n8>& at) const {
     const int g = lane / 4, t = lane % 4;
     float* p = job_sums(phase.params.workspace, phase.spec, sum_columns(phase.kind, phase.params.blocks), (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + (phase.first_column + 2 * t) * kTileN + g;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) store_l2(p + (8 * c + (i & 1)) * kTileN + 8 * (i >> 1), sums.value[0][c][i]);
+      for (int i = 0; i < 4; ++i) store_l2(p + (8 * c + (i & 1)) * kTileN + 8 * (i >> 1), sums.value[c][i]);
   }
 
   // `wait`: until the input is there.
@@ -37,13 +37,13 @@ struct TileJobs {
   QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
     JobCursor<n8> at, next;
     at.begin(s, thread_index() / kWarp);
-    RunPlace<1> place = at.place(s, source), following;
+    RunPlace place = at.place(s, source), following;
     if (at.is_there(s)) product.begin(place, at.run(s));
     wait();
     while (at.is_there(s)) {
       next = at, next.advance(s);
       const int runs = at.num_runs(s);
-      Accumulator<1, n8> sums, total;
+      Accumulator<n8> sums, total;
       sums.clear();
       QSPEC_NO_UNROLL
       for (int r = 0; r < runs; ++r) {
@@ -51,13 +51,13 @@ struct TileJobs {
         const bool is_end = r + 1 == runs, has_following = !is_end || next.is_there(s);
         const int following_run = is_end ? next.run(s) : run + 1;
         if (is_end) following = next.place(s, source);
-        else following.high[0] = place.high[0] + s.run_bytes, following.low[0] = place.low[0] + s.low_run_bytes;
+        else following.high = place.high + s.run_bytes, following.low = place.low + s.low_run_bytes;
         if (has_following) prefetch_run(s, following, following_run, lane);
         product.multiply(total, place, run, has_following, following, following_run);
         QSPEC_UNROLL
         for (int c = 0; c < n8; ++c)
           QSPEC_UNROLL
-          for (int i = 0; i < 4; ++i) sums.value[0][c][i] = r == 0 ? total.value[0][c][i] : sums.value[0][c][i] + total.value[0][c][i];
+          for (int i = 0; i < 4; ++i) sums.value[c][i] = r == 0 ? total.value[c][i] : sums.value[c][i] + total.value[c][i];
         place = following;
       }
       leave(sums, at);

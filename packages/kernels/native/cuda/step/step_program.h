@@ -155,7 +155,7 @@ struct alignas(16) AttentionFold {
 struct alignas(8) StepBatch {
   int32_t rows, logit_rows;
   int32_t num_items;        // of attention, for one KV head
-  int32_t num_folds;
+  int32_t reserved;
   int32_t writes_first;     // every row's K and V go to the cache before anybody attends: trees, and many rows of one sequence
   int32_t num_kv_heads, page_shift;  // log2 of the slots a page
   int32_t max_ancestors;

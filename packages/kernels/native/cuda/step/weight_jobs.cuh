@@ -49,14 +49,10 @@ QSPEC_DEVICE void load_source(const Phase& phase, StreamSource* out) {
 }
 
 // Brings a run to L2.
-template <int tiles>
-QSPEC_DEVICE void prefetch_run(const StreamShape& s, const RunPlace<tiles>& place, int run, int lane) {
+QSPEC_DEVICE void prefetch_run(const StreamShape& s, const RunPlace& place, int run, int lane) {
   const uint32_t rest = s.end_bytes - run * s.run_bytes, low_rest = s.low_end_bytes - run * s.low_run_bytes;
-  QSPEC_UNROLL
-  for (int j = 0; j < tiles; ++j) {
-    prefetch_l2(place.high[j], rest < s.run_bytes ? rest : s.run_bytes, lane);
-    if (s.low_run_bytes != 0) prefetch_l2(place.low[j], low_rest < s.low_run_bytes ? low_rest : s.low_run_bytes, lane);
-  }
+  prefetch_l2(place.high, rest < s.run_bytes ? rest : s.run_bytes, lane);
+  if (s.low_run_bytes != 0) prefetch_l2(place.low, low_rest < s.low_run_bytes ? low_rest : s.low_run_bytes, lane);
 }
 
 // A job of a share: number `within` of its unit. A unit is what becomes one row-tile of output, or a (gate, up) pair.
@@ -83,14 +79,14 @@ struct JobCursor {
   }
   // Row-tile, from the share's first on.
   QSPEC_DEVICE int tile(const StreamShape& s) const { return unit + (is_second(s) ? s.second_tile : 0); }
-  QSPEC_DEVICE RunPlace<1> place(const StreamShape& s, const StreamSource& source) const {
-    RunPlace<1> place;
-    place.high[0] = source.first + static_cast<uint64_t>(tile(s)) * s.tile_bytes + run(s) * s.run_bytes;
-    place.low[0] = source.low + static_cast<uint64_t>(tile(s)) * s.low_tile_bytes + run(s) * s.low_run_bytes;
+  QSPEC_DEVICE RunPlace place(const StreamShape& s, const StreamSource& source) const {
+    RunPlace place;
+    place.high = source.first + static_cast<uint64_t>(tile(s)) * s.tile_bytes + run(s) * s.run_bytes;
+    place.low = source.low + static_cast<uint64_t>(tile(s)) * s.low_tile_bytes + run(s) * s.low_run_bytes;
     return place;
   }
   // Brings the job's first run to L2.
-  QSPEC_DEVICE void prefetch(const StreamShape& s, const RunPlace<1>& place, int lane) const { prefetch_run(s, place, run(s), lane); }
+  QSPEC_DEVICE void prefetch(const StreamShape& s, const RunPlace& place, int lane) const { prefetch_run(s, place, run(s), lane); }
 
  private:
   QSPEC_DEVICE void settle(const StreamShape& s) {
