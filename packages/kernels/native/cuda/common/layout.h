@@ -46,6 +46,7 @@ constexpr int kPieceTiles = 4;
 constexpr int kPieceK = kPieceTiles * kTileK;
 constexpr int kSliceRuns = 4;
 constexpr int kScaleBytes = 32;  // of one group of one row-tile
+constexpr int kReadSlack = 8192; // bytes behind a weight that may be read (and are ignored): kernels load without asking what is left
 
 // Non-owning view of a resident weight; device pointers, 16-byte aligned.
 struct DeviceWeight {

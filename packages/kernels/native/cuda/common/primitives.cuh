@@ -214,11 +214,6 @@ QSPEC_DEVICE void named_barrier(int id, int num_threads) {
 #endif
 }
 // Acquire and release at once; cheaper than __threadfence(), which also orders all fences of all threads.
-QSPEC_DEVICE void fence_block() {
-#if defined(__CUDACC__)
-  asm volatile("fence.acq_rel.cta;" ::: "memory");
-#endif
-}
 QSPEC_DEVICE void fence_device() {
 #if defined(__CUDACC__)
   asm volatile("fence.acq_rel.gpu;" ::: "memory");
@@ -396,36 +391,6 @@ inline void shared_store_4(uint32_t offset, uint32_t v) {
   emulator::progress();
 }
 #endif
-// Returns the value before.
-QSPEC_DEVICE int shared_add(uint32_t offset, int value) {
-#if defined(__CUDACC__)
-  int before;
-  asm volatile("atom.shared.add.s32 %0, [%1], %2;" : "=r"(before) : "r"(shared_address(offset)), "r"(value) : "memory");
-  return before;
-#else
-  emulator::progress();
-  const int before = emulated_shared_load<int>(offset), now = before + value;
-  std::memcpy(shared_memory() + offset, &now, sizeof now);
-  return before;
-#endif
-}
-// A word by which warps tell each other something; ordered only by fence_block().
-QSPEC_DEVICE uint32_t shared_load_flag(uint32_t offset) {
-#if defined(__CUDACC__)
-  uint32_t v;
-  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(v) : "r"(shared_address(offset)) : "memory");
-  return v;
-#else
-  return shared_load_4(offset);
-#endif
-}
-QSPEC_DEVICE void shared_store_flag(uint32_t offset, uint32_t v) {
-#if defined(__CUDACC__)
-  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(v) : "memory");
-#else
-  shared_store_4(offset, v);
-#endif
-}
 template <typename T>
 QSPEC_DEVICE T& shared_at(uint32_t offset) {
   return *reinterpret_cast<T*>(shared_memory() + offset);

@@ -134,41 +134,40 @@ struct IntegerSums {
 template <GemmMode mode, int shift, bool is_small>
 struct WeightChunk {
   static constexpr bool kIsDense = mode == GemmMode::kDense, kHasLow = mode == GemmMode::kHiLo;
-  static constexpr int kTiles = (kIsDense ? 2 : 4) / ((kIsDense || kHasLow) && is_small ? 2 : 1);  // of k
+  static constexpr int kTiles = (kIsDense ? 2 : kHasLow || shift < 0 ? 4 : 8) / (is_small && shift >= 0 ? 2 : 1);  // of k
   static constexpr int kChunks = kRunTiles / kTiles;  // of a run
   static constexpr int kLoads = kIsDense ? 4 * kTiles : kTiles;
   static constexpr int kGroups = kIsDense ? 1 : (2 * kTiles) >> (shift < 0 ? 0 : shift);
 
   uint4 high[kLoads];
   uint4 low[kHasLow ? kLoads : 1];
-  uint32_t scales[kGroups];
+  static constexpr bool kIsShared = shift >= 0 && !kIsDense;  // the four lanes of a row have a group's scales each
+  uint32_t scales[kIsShared ? 1 : kGroups];
 
-  // Before a load that may not happen: what has no value on some path would keep its registers through the whole kernel.
-  QSPEC_DEVICE void clear() {
-    QSPEC_UNROLL
-    for (int i = 0; i < kLoads; ++i) {
-      high[i] = uint4{0, 0, 0, 0};
-      if constexpr (kHasLow) low[i] = uint4{0, 0, 0, 0};
-    }
-    QSPEC_UNROLL
-    for (int q = 0; q < kGroups; ++q) scales[q] = 0;
-  }
   // Chunk `c` of a whole run.
   QSPEC_DEVICE void load(const RunPlace& place, int c, int half_shift, int lane) {
     if constexpr (kIsDense) {
       QSPEC_UNROLL
       for (int i = 0; i < kLoads; ++i) high[i] = load_stream_16(place.high + (c * kLoads + i) * 512 + lane * 16);
     } else {
-      const int shifted = shift < 0 ? half_shift : shift, tile = c * kTiles;
-      const uint8_t* piece = place.high + tile / kPieceTiles * full_piece_bytes(32 << shifted);
+      const int shifted = shift < 0 ? half_shift : shift, piece_bytes = full_piece_bytes(32 << shifted);
       QSPEC_UNROLL
-      for (int i = 0; i < kTiles; ++i) high[i] = load_stream_16(piece + (tile % kPieceTiles + i) * kTileBytes + lane * 16);
+      for (int i = 0; i < kTiles; ++i) {
+        const int tile = c * kTiles + i;
+        high[i] = load_stream_16(place.high + tile / kPieceTiles * piece_bytes + tile % kPieceTiles * kTileBytes + lane * 16);
+      }
       QSPEC_UNROLL
-      for (int i = 0; kHasLow && i < kTiles; ++i) low[i] = load_stream_16(place.low + (tile + i) * kTileBytes + lane * 16);
-      const uint8_t* scale = piece + kPieceTiles * kTileBytes + (2 * (tile % kPieceTiles) >> shifted) * kScaleBytes + lane / 4 * 4;
-      QSPEC_UNROLL
-      for (int q = 0; q < kGroups; ++q)
-        scales[q] = shift >= 0 || q < 2 * kTiles >> shifted ? load_stream_4(scale + q * kScaleBytes) : 0;
+      for (int i = 0; kHasLow && i < kTiles; ++i) low[i] = load_stream_16(place.low + (c * kTiles + i) * kTileBytes + lane * 16);
+      const auto scale_at = [&](int q) {  // of group q of the chunk
+        const int half = 2 * c * kTiles + (q << shifted), piece = half / (2 * kPieceTiles);
+        return place.high + piece * piece_bytes + kPieceTiles * kTileBytes + (half % (2 * kPieceTiles) >> shifted) * kScaleBytes + lane / 4 * 4;
+      };
+      if constexpr (kIsShared) {
+        scales[0] = load_stream_4(scale_at(lane % kGroups));
+      } else {
+        QSPEC_UNROLL
+        for (int q = 0; q < kGroups; ++q) scales[q] = q < 2 * kTiles >> shifted ? load_stream_4(scale_at(q)) : 0;
+      }
     }
   }
 
@@ -225,7 +224,9 @@ struct WeightChunk {
   }
 
  private:
+  // All lanes.
   QSPEC_DEVICE uint32_t scales_of(int q) const {
+    if constexpr (kIsShared) return static_cast<uint32_t>(shuffle_from(static_cast<int>(scales[0]), (lane_index() & ~3) + q));
     uint32_t pair = scales[0];
     QSPEC_UNROLL
     for (int i = 1; i < kGroups; ++i)  // a register has no index

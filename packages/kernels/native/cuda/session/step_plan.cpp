@@ -126,7 +126,6 @@ class PhaseBuilder {
       phase.shape_index = static_cast<int16_t>(shape), phase.linear_index = static_cast<int16_t>(out.linears.size());
       if (shape < 0) return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to have at most 24 linears of different shapes on CUDA; use the CPU backend."};
       out.linears.push_back(phase);
-      out.num_token_linears += phase.rows == Rows::kTokens;
     }
     if (configure_step(class_, demand_, step_fixed_bytes(static_cast<int>(out.linears.size())), environment_.shared_bytes, &out.config)) return {};
     return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to fit a multiprocessor's " + std::to_string(environment_.shared_bytes) +
@@ -219,7 +218,7 @@ class PhaseBuilder {
     }
     demand_.x_bytes = std::max<int>(demand_.x_bytes, static_cast<int>(longest * slice_bytes));
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
-    demand_.unit_jobs = std::max(demand_.unit_jobs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
+    demand_.unit_runs = std::max(demand_.unit_runs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
     spec->job_runs = has_reduce() ? job_runs(*spec) : 1;
     const int64_t sum_columns = node.rows == Rows::kTokens ? blocks_.columns() : std::min(blocks_.columns(), kMaxLogitRows);
     const int64_t tile_floats = sum_columns * kTileN * spec->weight.n_tiles;
@@ -227,7 +226,7 @@ class PhaseBuilder {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, (num_runs(spec->weight.k_tiles) + spec->job_runs - 1) / spec->job_runs * tile_floats);
     } else if (parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, slices * tile_floats);
-      plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, static_cast<int64_t>(spec->weight.n_tiles) * kMaxTeam);
+      plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
     }
     return {};
   }
@@ -328,9 +327,9 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   params->linears = c.linears_on_device;
   params->num_shapes = static_cast<int>(c.shape_linears.size());
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
-  params->num_linears = static_cast<int>(c.linears.size()), params->num_token_linears = c.num_token_linears;
+  params->num_linears = static_cast<int>(c.linears.size());
   params->blocks = blocks_of(kRowClasses[row_class]);
-  params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->slab_jobs = c.config.slab_jobs, params->attention_groups = c.config.attention_groups;
+  params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->num_slabs = c.config.num_slabs, params->attention_groups = c.config.attention_groups;
 }
 
 }  // namespace qspec::cuda

@@ -71,7 +71,6 @@ class StepPlan {
     std::vector<int> shape_linears;
     StepConfig config;
     const Phase *on_device = nullptr, *linears_on_device = nullptr;
-    int num_token_linears = 0;
   };
   ClassPlan classes_[kNumRowClasses];
   int num_classes_ = 0;

@@ -714,15 +714,15 @@ struct AttentionPhase {
 };
 
 template <int head_dim, bool may_have_codes>
-QSPEC_DEVICE AttentionPhase<head_dim, may_have_codes> attention_phase(const StepParams& params, const Phase& phase, RowBlocks blocks, int index) {
-  const AttentionSpec& spec = phase.attention;
+QSPEC_DEVICE AttentionPhase<head_dim, may_have_codes> attention_phase(const StepParams& params, int index) {
+  const AttentionSpec& spec = phase_at(index).attention;
   const bool has_codes = may_have_codes && spec.cache.format != KvFormat::kBf16;
   const int which = thread_index() / kGroupThreads, thread = thread_index() % kGroupThreads, dim = head_dim > 0 ? head_dim : spec.head_dim;
   return {params,
           spec,
           step_batch(),
           attention_start(),
-          blocks,
+          params.blocks,
           carve_attention(params.region_at + which * attention_shared_bytes(dim), dim, has_codes),
           index,
           which,
@@ -734,14 +734,25 @@ QSPEC_DEVICE AttentionPhase<head_dim, may_have_codes> attention_phase(const Step
           has_codes};
 }
 
-// Calls `run` with the phase, compiled for what it is.
-template <typename Run>
-QSPEC_DEVICE void with_attention(const StepParams& params, const Phase& phase, RowBlocks blocks, int index, const Run& run) {
-  const bool has_codes = phase.attention.cache.format != KvFormat::kBf16;
-  if (phase.attention.head_dim == 128 && !has_codes) run(attention_phase<128, false>(params, phase, blocks, index));
-  else if (phase.attention.head_dim == 64 && !has_codes) run(attention_phase<64, false>(params, phase, blocks, index));
-  else if (phase.attention.head_dim == 128) run(attention_phase<128, true>(params, phase, blocks, index));
-  else run(attention_phase<0, true>(params, phase, blocks, index));
+template <int head_dim, bool may_have_codes>
+QSPEC_DEVICE_CALL void call_attention(int index) {
+  attention_phase<head_dim, may_have_codes>(step_params(), index).run();
+}
+// The phase, compiled for what it is: its first splits before its input is there, or all of it. A function of its own where registers are short.
+template <int n8, bool is_first, int head_dim, bool may_have_codes>
+QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
+  if constexpr (is_first) attention_phase<head_dim, may_have_codes>(params, index).fetch_first();
+  else if constexpr (n8 >= 3) call_attention<head_dim, may_have_codes>(index);
+  else attention_phase<head_dim, may_have_codes>(params, index).run();
+}
+template <int n8, bool is_first>
+QSPEC_DEVICE void run_attention(const StepParams& params, int index) {
+  const AttentionSpec& spec = phase_at(index).attention;
+  const bool has_codes = spec.cache.format != KvFormat::kBf16;
+  if (spec.head_dim == 128 && !has_codes) do_attention<n8, is_first, 128, false>(params, index);
+  else if (spec.head_dim == 64 && !has_codes) do_attention<n8, is_first, 64, false>(params, index);
+  else if (spec.head_dim == 128) do_attention<n8, is_first, 128, true>(params, index);
+  else do_attention<n8, is_first, 0, true>(params, index);
 }
 
 }  // namespace qspec::cuda

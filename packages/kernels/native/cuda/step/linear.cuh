@@ -43,7 +43,9 @@ QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const Sha
 
 // Makes or copies the input of this share, all warps.
 template <int n8>
-QSPEC_DEVICE void fetch_input(const StepParams& params, const Phase& phase, const LinearPhase<n8>& linear) {
+QSPEC_DEVICE void fetch_input(const StepParams& params, int index, int first_column) {
+  const LinearPhase<n8> linear(params, index, first_column);
+  const Phase& phase = linear.phase;
   const StreamShape& s = linear.s;
   if constexpr (n8 == 1) {
     if (phase.linear.has_prologue) {
@@ -55,8 +57,8 @@ QSPEC_DEVICE void fetch_input(const StepParams& params, const Phase& phase, cons
       return;
     }
   }
-  copy_input(phase, s, linear.input, params.blocks, linear.blocks, linear.first_column / 8, thread_index(), step_threads<n8>());
-  if (linear.first_column == 0) put_copied_factors(phase, linear.rows, thread_index(), step_threads<n8>());
+  copy_input(phase, s, linear.input, linear.params.blocks, linear.blocks, first_column / 8, thread_index(), step_threads<n8>());
+  if (first_column == 0) put_copied_factors(phase, linear.rows, thread_index(), step_threads<n8>());
 }
 
 // Before the products: every warp finds the rows' factors of a prologue for itself, the same, so that nobody waits for another.
@@ -70,47 +72,56 @@ QSPEC_DEVICE void put_factors(const RowsSpec& source, int rows) {
 }
 
 template <int n8, GemmMode mode, int shift>
-QSPEC_DEVICE void run_jobs(const LinearPhase<n8>& linear, const Phase& phase) {
+QSPEC_DEVICE void run_products(const StepParams& params, int index, int first_column) {
+  const LinearPhase<n8> linear(params, index, first_column);
+  const StreamSource& source = stream_source(linear.phase.linear_index);
   const auto wait = [&] {
     named_barrier(kBlockBarrier, step_threads<n8>());
-    if (n8 == 1 && phase.linear.has_prologue) put_factors(phase.source, linear.rows);
+    if (n8 == 1 && linear.spec.has_prologue) put_factors(linear.phase.source, linear.rows);
   };
-  const StreamSource& source = stream_source(phase.linear_index);
-  if constexpr (n8 < 3) RunJobs<n8, mode, shift>(linear).run(source, wait);
+  if constexpr (n8 < 3) WaveRuns<n8, mode, shift>(linear).run(source, wait);
   else TileJobs<n8, mode, shift>(linear).run(source, wait);
 }
 
+template <int n8, GemmMode mode, int shift>
+QSPEC_DEVICE_CALL void call_products(int index, int first_column) {
+  run_products<n8, mode, shift>(step_params(), index, first_column);
+}
+// A function of its own where registers are short: with many rows, and for groups that few weights have.
+template <int n8, GemmMode mode, int shift>
+QSPEC_DEVICE void do_products(const StepParams& params, int index, int first_column) {
+  if constexpr (n8 >= 3 || shift < 0) call_products<n8, mode, shift>(index, first_column);
+  else run_products<n8, mode, shift>(params, index, first_column);
+}
+
 template <int n8>
-QSPEC_DEVICE void run_pass(const Phase& phase, const LinearPhase<n8>& linear) {
-  const bool has_wide_groups = phase.linear.half_shift == 2;  // of 128, which most weights have: every loop is unrolled
-  switch (phase.linear.mode) {
-    case GemmMode::kDense: run_jobs<n8, GemmMode::kDense, 0>(linear, phase); break;
-    case GemmMode::kHi: has_wide_groups ? run_jobs<n8, GemmMode::kHi, 2>(linear, phase) : run_jobs<n8, GemmMode::kHi, -1>(linear, phase); break;
-    case GemmMode::kHiLo: has_wide_groups ? run_jobs<n8, GemmMode::kHiLo, 2>(linear, phase) : run_jobs<n8, GemmMode::kHiLo, -1>(linear, phase); break;
-    case GemmMode::kHiInt: has_wide_groups ? run_jobs<n8, GemmMode::kHiInt, 2>(linear, phase) : run_jobs<n8, GemmMode::kHiInt, -1>(linear, phase); break;
+QSPEC_DEVICE void run_pass(const StepParams& params, int index, int first) {
+  const LinearSpec& spec = phase_at(index).linear;
+  const bool has_wide_groups = spec.half_shift == 2;  // of 128, which most weights have: every loop is unrolled
+  switch (spec.mode) {
+    case GemmMode::kDense: do_products<n8, GemmMode::kDense, 0>(params, index, first); break;
+    case GemmMode::kHi: has_wide_groups ? do_products<n8, GemmMode::kHi, 2>(params, index, first) : do_products<n8, GemmMode::kHi, -1>(params, index, first); break;
+    case GemmMode::kHiLo: has_wide_groups ? do_products<n8, GemmMode::kHiLo, 2>(params, index, first) : do_products<n8, GemmMode::kHiLo, -1>(params, index, first); break;
+    case GemmMode::kHiInt: has_wide_groups ? do_products<n8, GemmMode::kHiInt, 2>(params, index, first) : do_products<n8, GemmMode::kHiInt, -1>(params, index, first); break;
   }
 }
 
 // More than 32 rows take several passes over the share's weights: from L2 where the linear fits into it, else from memory again.
 template <int n8>
-QSPEC_DEVICE void run_linear(const StepParams& params, const Phase& phase, int index, int num_linears) {
-  const StreamShape& s = stream_shape(phase.shape_index);
+QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
+  const Phase& phase = phase_at(index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
-  if (s.num_jobs == 0) {
+  if (stream_shape(phase.shape_index).units == 0) {
     if (n8 >= 3) put_copied_factors(phase, rows, thread_index(), step_threads<n8>());  // for the reducing phase
-  } else {
-    const RowBlocks blocks = n8 == 4 ? RowBlocks{4, 8} : params.blocks;
-    const ShareInput input = share_input(s, phase.linear.weight.group_size, params.region_at, blocks);
-    QSPEC_NO_UNROLL
-    for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
-      if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
-      const LinearPhase<n8> linear{params, phase.linear, s, blocks, input, phase.rows, rows, first, index};
-      fetch_input<n8>(params, phase, linear);
-      stamp_clock(params, index, 0);
-      run_pass<n8>(phase, linear);
-    }
+    return;
   }
-  prefetch_linear<n8>(phase.linear_index + 1, num_linears, thread_index());
+  QSPEC_NO_UNROLL
+  for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
+    if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
+    fetch_input<n8>(params, index, first);
+    stamp_clock(params, index, 0);
+    run_pass<n8>(params, index, first);
+  }
 }
 
 }  // namespace qspec::cuda

@@ -1,7 +1,7 @@
 // What the two ways of doing a linear share: its input in shared memory, what becomes of its sums, and the product of a run.
 #pragma once
 #include "step/row_math.cuh"
-#include "step/weight_jobs.cuh"
+#include "step/weight_walk.cuh"
 
 namespace qspec::cuda {
 
@@ -64,52 +64,65 @@ QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, in
 template <int n8>
 struct LinearPhase {
   const StepParams& params;
+  const Phase& phase;
   const LinearSpec& spec;
   const StreamShape& s;
   RowBlocks blocks;  // in shared memory
   ShareInput input;
-  Rows kind;
   int rows;
   int first_column;  // of this pass
-  int index;  // of the phase
+
+  QSPEC_DEVICE LinearPhase(const StepParams& of, int index, int first)
+      : params(of),
+        phase(phase_at(index)),
+        spec(phase.linear),
+        s(stream_shape(phase.shape_index)),
+        blocks(n8 == 4 ? RowBlocks{4, 8} : params.blocks),
+        input(share_input(s, spec.weight.group_size, params.region_at, blocks)),
+        rows(phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows),
+        first_column(first) {}
 };
 
-// Multiplies runs one after another; the first chunk of the next comes while the last of one is multiplied.
+// Multiplies runs one after another. Two chunks of weights take turns: one is on its way while the other is multiplied.
 template <int n8, GemmMode mode, int shift>
 struct RunProduct {
   using Chunk = WeightChunk<mode, shift, n8 >= 3>;
+  static constexpr bool kIsWholeRun = Chunk::kChunks == 1;  // then runs take turns, else chunks of a run
 
   const LinearPhase<n8>& phase;
-  int lane;
+  int lane, whole_runs;
   uint32_t radix2;
-  Chunk even, odd;  // take turns
+  Chunk even, odd;
 
-  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(lane_index()) {
+  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(lane_index()), whole_runs(of.s.k / kRunK) {
     const float radix = static_cast<float>(phase.spec.weight.radix);
     radix2 = mode == GemmMode::kHiLo ? pack_bf16(radix, radix) : 0;
-    even.clear();
   }
-  QSPEC_DEVICE bool is_whole(int run) const { return phase.s.k - run * kRunK >= kRunK; }
-  // Asks for the first chunk of `run`, which lies at `place`.
-  QSPEC_DEVICE void begin(const RunPlace& place, int run) {
-    if (is_whole(run)) even.load(place, 0, phase.spec.half_shift, lane);
-  }
-  // total = the run's product; `next` begins after it, if there is one.
-  QSPEC_DEVICE void multiply(Accumulator<n8>& total, const RunPlace& place, int run, bool has_next, const RunPlace& next, int next_run) {
+  // Asks for the first chunk of a run. Always: a load that may not happen makes the compiler wait for it. Of a run shorter than 512 k, which is
+  // multiplied otherwise, this brings what isn't used.
+  QSPEC_DEVICE void begin(Chunk& chunk, const RunPlace& place) { chunk.load(place, 0, phase.spec.half_shift, lane); }
+  // total = the product of a run whose first chunk is in `now`. The next run's begins: in `next` of whole runs, else in `now`.
+  QSPEC_DEVICE void multiply(Accumulator<n8>& total, Chunk& now, Chunk& next, const RunPlace& place, int run, const RunPlace& next_place) {
     const int half_shift = phase.spec.half_shift, first = run * kRunTiles;
+    const auto input = [&](int c) { return tile_input<mode>(phase.input, half_shift, phase.blocks, first + c * Chunk::kTiles); };
     total.clear();
-    if (!is_whole(run)) {
-      multiply_short_run<mode>(total, place, phase.s.k - run * kRunK, tile_input<mode>(phase.input, half_shift, phase.blocks, first), half_shift, radix2, lane);
-      if (has_next) begin(next, next_run);
+    if (kIsWholeRun) begin(next, next_place);
+    if (run >= whole_runs) {
+      multiply_short_run<mode>(total, place, phase.s.k - run * kRunK, input(0), half_shift, radix2, lane);
+      if (!kIsWholeRun) begin(now, next_place);
       return;
     }
-    QSPEC_NO_UNROLL
-    for (int c = 0; c < Chunk::kChunks; c += 2) {
-      odd.load(place, c + 1, half_shift, lane);
-      even.multiply(total, tile_input<mode>(phase.input, half_shift, phase.blocks, first + c * Chunk::kTiles), half_shift, radix2, lane);
-      if (c + 2 < Chunk::kChunks) even.load(place, c + 2, half_shift, lane);
-      else if (has_next) begin(next, next_run);
-      odd.multiply(total, tile_input<mode>(phase.input, half_shift, phase.blocks, first + (c + 1) * Chunk::kTiles), half_shift, radix2, lane);
+    if constexpr (kIsWholeRun) {
+      now.multiply(total, input(0), half_shift, radix2, lane);
+    } else {
+      QSPEC_UNROLL
+      for (int c = 0; c < Chunk::kChunks; c += 2) {
+        next.load(place, c + 1, half_shift, lane);
+        now.multiply(total, input(c), half_shift, radix2, lane);
+        if (c + 2 < Chunk::kChunks) now.load(place, c + 2, half_shift, lane);
+        else begin(now, next_place);
+        next.multiply(total, input(c + 1), half_shift, radix2, lane);
+      }
     }
   }
 };

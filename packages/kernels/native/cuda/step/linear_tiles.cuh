@@ -23,9 +23,9 @@ struct TileJobs {
 
   QSPEC_DEVICE explicit TileJobs(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
 
-  QSPEC_DEVICE void leave(const Accumulator<n8>& sums, const JobCursor<n8>& at) const {
+  QSPEC_DEVICE void leave(const Accumulator<n8>& sums, int tile, int run) const {
     const int g = lane / 4, t = lane % 4;
-    float* p = job_sums(phase.params.workspace, phase.spec, sum_columns(phase.kind, phase.params.blocks), (s.run_begin + at.run(s)) / s.job_runs, s.item_begin + at.tile(s)) + (phase.first_column + 2 * t) * kTileN + g;
+    float* p = job_sums(phase.params.workspace, phase.spec, sum_columns(phase.phase.rows, phase.params.blocks), (s.run_begin + run) / s.job_runs, s.item_begin + tile) + (phase.first_column + 2 * t) * kTileN + g;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
@@ -35,33 +35,26 @@ struct TileJobs {
   // `wait`: until the input is there.
   template <typename Wait>
   QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
-    JobCursor<n8> at, next;
-    at.begin(s, thread_index() / kWarp);
-    RunPlace place = at.place(s, source), following;
-    if (at.is_there(s)) product.begin(place, at.run(s));
+    RunWalk<n8> at;
+    at.begin(s, source);
+    at.begin_wave(s, source, 0, thread_index() / kWarp);
+    product.begin(product.even, at.place);
     wait();
-    while (at.is_there(s)) {
-      next = at, next.advance(s);
-      const int runs = at.num_runs(s);
-      Accumulator<n8> sums, total;
-      sums.clear();
-      QSPEC_NO_UNROLL
-      for (int r = 0; r < runs; ++r) {
-        const int run = at.run(s) + r;
-        const bool is_end = r + 1 == runs, has_following = !is_end || next.is_there(s);
-        const int following_run = is_end ? next.run(s) : run + 1;
-        if (is_end) following = next.place(s, source);
-        else following.high = place.high + s.run_bytes, following.low = place.low + s.low_run_bytes;
-        if (has_following) prefetch_run(s, following, following_run, lane);
-        product.multiply(total, place, run, has_following, following, following_run);
+    const int job_runs = s.job_runs, num_runs = s.num_runs;
+    Accumulator<n8> sums;
+    sums.clear();
+    while (at.left > 0) {
+      const RunPlace place = at.place;
+      const int run = at.run, tile = at.tile;
+      at.advance();
+      Accumulator<n8> total;
+      product.multiply(total, product.even, product.odd, place, run, at.place_or(place));
+      const int in_job = run & (job_runs - 1);  // a job has 1 or 4
+      QSPEC_UNROLL
+      for (int c = 0; c < n8; ++c)
         QSPEC_UNROLL
-        for (int c = 0; c < n8; ++c)
-          QSPEC_UNROLL
-          for (int i = 0; i < 4; ++i) sums.value[c][i] = r == 0 ? total.value[c][i] : sums.value[c][i] + total.value[c][i];
-        place = following;
-      }
-      leave(sums, at);
-      at = next;
+        for (int i = 0; i < 4; ++i) sums.value[c][i] = in_job == 0 ? total.value[c][i] : sums.value[c][i] + total.value[c][i];
+      if (in_job == job_runs - 1 || run + 1 == num_runs) leave(sums, tile, run);
     }
   }
 };
@@ -104,7 +97,10 @@ QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spe
 }
 
 template <int n8>
-QSPEC_DEVICE void run_reduce(const StepParams& params, const Phase& phase, RowBlocks blocks) {
+QSPEC_DEVICE_CALL void run_reduce(int index) {
+  const StepParams& params = step_params();
+  const Phase& phase = phase_at(index);
+  const RowBlocks blocks = params.blocks;
   constexpr int kQuads = kTileN / 4;
   const int columns = sum_columns(phase.rows, blocks);
   const LinearSpec& spec = phase.linear;

@@ -73,7 +73,9 @@ QSPEC_DEVICE_CALL void fill_rope_table(const RopeTableSpec& spec, const StepBatc
 
 // Every warp of the grid takes runs of rows; a block whole rows where one number of the row is needed to store any of it.
 template <int n8>
-QSPEC_DEVICE void run_rows(const Phase& phase, RowBlocks blocks) {
+QSPEC_DEVICE void run_rows(int index_of_phase) {
+  const Phase& phase = phase_at(index_of_phase);
+  const RowBlocks blocks = step_params().blocks;
   constexpr int warps = step_warps<n8>();
   const StepBatch& batch = step_batch();
   const int rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows, warp = thread_index() / kWarp;

@@ -23,9 +23,11 @@ inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.ma
 // Columns of activations that a block has in shared memory at once.
 inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }
 
+constexpr int kMaxSlabs = 256;
+constexpr size_t kSlabBytes = 32 << 10;
 
 struct StepConfig {
-  int region_at = 0, slabs_at = 0, slab_jobs = 0;
+  int region_at = 0, slabs_at = 0, num_slabs = 0;
   size_t linear_end = 0, attention_bytes = 0;  // behind the slabs; of one group's tiles
   int attention_groups = 0;                    // that fit
 
@@ -37,21 +39,22 @@ struct StepConfig {
 struct StepDemand {
   int x_bytes = 0;          // largest share of activations
   int attention_bytes = 0;  // of a group's tiles
-  int unit_jobs = 1;        // most jobs of a unit
+  int unit_runs = 1;        // most runs of a unit
 };
 
-// Slabs (up to 16 rows) for the jobs that can be under way: every warp's current one and four units, or as many as fit. False when a unit and a
-// job don't.
+// Slabs (up to 16 rows) for the runs of a wave: so many that most linears have one wave, or as many as fit. False when a unit doesn't fit.
 inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, StepConfig* out) {
   const size_t slab = c.n8 >= 3 ? 0 : static_cast<size_t>(pass_columns(c)) * kTileN * 4;
   StepConfig config;
   config.region_at = static_cast<int>(fixed_bytes), config.slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
-  if (config.slabs_at + (demand.unit_jobs + 1) * slab > available) return false;
-  config.slab_jobs = 4 * demand.unit_jobs + kStepWarps;
-  if (slab > 0) config.slab_jobs = std::min<int>(config.slab_jobs, static_cast<int>((available - config.slabs_at) / slab));
+  if (config.slabs_at + demand.unit_runs * slab > available) return false;
+  if (slab > 0) {
+    const int fit = static_cast<int>((available - config.slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 == 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
+    config.num_slabs = std::min(std::max(wanted, demand.unit_runs), fit);
+  }
   config.attention_groups = kAttentionGroups;
   while (config.attention_groups > 1 && config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes > available) --config.attention_groups;
-  config.linear_end = config.slabs_at + config.slab_jobs * slab, config.attention_bytes = demand.attention_bytes;
+  config.linear_end = config.slabs_at + config.num_slabs * slab, config.attention_bytes = demand.attention_bytes;
   if (config.shared_bytes(config.attention_groups) > available) return false;
   *out = config;
   return true;

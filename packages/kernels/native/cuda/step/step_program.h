@@ -23,7 +23,6 @@ constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear takes so many at a time
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
-constexpr int kMaxTeam = 2;          // warps that store a unit's sums
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
@@ -177,7 +176,7 @@ struct alignas(8) StepBatch {
 struct StepWorkspace {
   unsigned long long* barrier;  // arrivals so far, never reset
   float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see job_sums()
-  int32_t* counters;            // [items of the widest linear][kMaxTeam]
+  int32_t* counters;            // [items of the widest linear]
   float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]
   float* saved_states;          // [block][group][2][kStateWords][kGroupThreads]
@@ -189,14 +188,14 @@ struct StepParams {
   const Phase* phases;
   const StepBatch* batch;
   StepWorkspace workspace;
-  const Phase* linears;         // the linear ones again, in order, for the weight streams
+  const Phase* linears;         // the linear ones again, in order
   int shape_linears[kMaxStreamShapes];  // linears that stand for all of their shape
   int num_shapes;
   int num_phases;
-  int num_linears, num_token_linears;  // all; those before the logits
+  int num_linears;
   RowBlocks blocks;             // how x-forms in memory are laid out
   int region_at;                // in shared memory: what a phase works on: activations, from slabs_at on slabs
-  int slabs_at, slab_jobs;
+  int slabs_at, num_slabs;
   int attention_groups;         // that work: fewer than kAttentionGroups where shared memory is short
   unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
   int stamps_stride;

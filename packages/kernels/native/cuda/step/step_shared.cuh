@@ -1,6 +1,6 @@
 // Shared memory of the step kernel.
 //
-//   [phases][batch][small arrays][stream shapes and sources] [region]
+//   [phases][batch][params][small arrays][stream shapes and sources] [region]
 //
 // The region holds what one phase works on: a linear's activations and slabs, or attention's tiles. All places before it are constants, so
 // that nobody has to carry them in registers.
@@ -10,7 +10,7 @@
 
 namespace qspec::cuda {
 
-constexpr int kUnitCounters = 64;
+constexpr int kMaxWaveUnits = 64;
 constexpr int kBlockBarrier = 0, kGroupBarrier = 1;  // kGroupBarrier + group of warps
 
 template <int n8>
@@ -40,8 +40,9 @@ struct StreamShape {
   bool is_pair;             // items are (gate, up) pairs
   int item_begin, item_end;
   int run_begin, num_runs;
-  int unit_jobs, num_jobs;  // see JobCursor
-  int job_runs;             // most runs of a job
+  int units, num_waves;     // how many of both; 0: the block has no share
+  int unit_runs;            // runs of a unit: what becomes one row-tile of output, or a (gate, up) pair
+  int job_runs;             // warps share out jobs of so many runs
   int second_tile;          // row-tiles from a pair's first to its second
   int tiles;                // of k, to the share's end
   int k;                    // the same in elements
@@ -61,11 +62,11 @@ struct StreamSource {
 QSPEC_HOST_DEVICE constexpr uint32_t after(uint32_t at, size_t bytes) { return at + (static_cast<uint32_t>(bytes) + 15) / 16 * 16; }
 constexpr uint32_t kPhasesAt = 0;                                                // Phase [2] the current one and the next
 constexpr uint32_t kBatchAt = after(kPhasesAt, 2 * sizeof(Phase));               // StepBatch
-constexpr uint32_t kStartAt = after(kBatchAt, sizeof(StepBatch));                // AttentionStart
-constexpr uint32_t kUnitsAt = after(kStartAt, sizeof(AttentionStart));           // int [kUnitCounters] jobs of a unit that are done
-constexpr uint32_t kReducedAt = after(kUnitsAt, kUnitCounters * 4);              // int [kUnitCounters] stamp of the unit that was stored last
-constexpr uint32_t kStoredAt = after(kReducedAt, kUnitCounters * 4);             // int [kUnitCounters] members of its team that have stored a unit
-constexpr uint32_t kFlagAt = after(kStoredAt, kUnitCounters * 4);                // int [groups]: attention's answer to all threads of a group
+constexpr uint32_t kParamsAt = after(kBatchAt, sizeof(StepBatch));              // StepParams, for functions of their own
+constexpr uint32_t kBarrierAt = after(kParamsAt, sizeof(StepParams));            // GridBarrier
+constexpr uint32_t kStartAt = after(kBarrierAt, 16);              // AttentionStart
+constexpr uint32_t kCompleteAt = after(kStartAt, sizeof(AttentionStart));        // int [kMaxWaveUnits]: all parts of k of a unit are there
+constexpr uint32_t kFlagAt = after(kCompleteAt, kMaxWaveUnits * 4);           // int [groups]: attention's answer to all threads of a group
 constexpr uint32_t kFactorsAt = after(kFlagAt, kAttentionGroups * 4);                            // float [rows] 1 / rms of a copied input's rows
 constexpr uint32_t kOwnFactorsAt = after(kFactorsAt, kMaxStepRows * 4);          // float [warps][rows] the same of rows that this block makes
 constexpr uint32_t kSquaresAt = after(kOwnFactorsAt, kStepWarps * kPrologueRows * 4);  // float [rows][runs] of rows that this block makes
@@ -77,6 +78,7 @@ QSPEC_HOST_DEVICE constexpr uint32_t step_fixed(int num_linears) { return (after
 
 QSPEC_DEVICE Phase& phase_at(int index) { return shared_at<Phase>(kPhasesAt + (index & 1) * sizeof(Phase)); }
 QSPEC_DEVICE const StepBatch& step_batch() { return shared_at<StepBatch>(kBatchAt); }
+QSPEC_DEVICE const StepParams& step_params() { return shared_at<StepParams>(kParamsAt); }
 QSPEC_DEVICE AttentionStart& attention_start() { return shared_at<AttentionStart>(kStartAt); }
 QSPEC_DEVICE StreamShape& stream_shape(int index) { return shared_at<StreamShape>(kShapesAt + index * sizeof(StreamShape)); }
 QSPEC_DEVICE StreamSource& stream_source(int linear) { return shared_at<StreamSource>(kSourcesAt + linear * sizeof(StreamSource)); }

@@ -128,7 +128,7 @@ Status ResidentDeviceWeight::allocate(const WeightShape& shape, const char* name
   const int64_t first = dense ? static_cast<int64_t>(v.n_tiles) * v.k_tiles * kDenseTileBytes
                               : v.n_tiles * hi_row_tile_bytes(v.k, v.k_tiles, v.group_size);
   const int64_t second = shape.kind == WeightKind::kNested8 ? static_cast<int64_t>(v.n_tiles) * v.k_tiles * kTileBytes : 0;
-  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(static_cast<size_t>(first + second), name, &memory_));
+  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(static_cast<size_t>(first + second + kReadSlack), name, &memory_));
   uint8_t* base = memory_.as<uint8_t>();
   (dense ? v.dense : v.hi) = base;
   if (second > 0) v.lo = base + first;

@@ -14,7 +14,7 @@ namespace qspec::cuda {
 class ResidentDeviceWeight : public Weight {
  public:
   const WeightShape& shape() const override { return shape_; }
-  size_t bytes() const override { return memory_.bytes(); }
+  size_t bytes() const override { return memory_.bytes() - kReadSlack; }
   const DeviceWeight& view() const { return view_; }
 
   // Stacks `parts` (equal kind, k, group size, radix, Hadamard block) along n, as the CPU's ResidentWeight does. Dense float32 and float16
