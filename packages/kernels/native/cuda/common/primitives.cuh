@@ -406,6 +406,14 @@ QSPEC_DEVICE void copy_async_16(uint32_t shared, const void* global) {
   emulator::copy_async(shared_memory() + shared, global, 16);
 #endif
 }
+// The same of 4 bytes.
+QSPEC_DEVICE void copy_async_4(uint32_t shared, const void* global) {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+#else
+  emulator::copy_async(shared_memory() + shared, global, 4);
+#endif
+}
 QSPEC_DEVICE void commit_async() {
 #if defined(__CUDACC__)
   asm volatile("cp.async.commit_group;" ::: "memory");

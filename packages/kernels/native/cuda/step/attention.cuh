@@ -212,19 +212,22 @@ struct AttentionPhase {
   QSPEC_DEVICE uint32_t scale_at(bool is_v, int buffer, int position) const {
     return (is_v ? s.v_scale : s.k_scale) + (buffer * kSplitPositions + position) * 4;
   }
-  // Leaves a position's slot, and the scales of what is there.
+  // Leaves a position's slot; the scales of what is there come with the next copies.
   QSPEC_DEVICE void put_slot(int buffer, int position, int64_t slot, int kv_head) const {
     shared_store_4(slot_at(buffer, position), static_cast<uint32_t>(slot));
     if (!has_codes || slot == kWrittenHere) return;
     const int64_t vector = slot * spec.num_kv_heads + kv_head;
-    shared_store_float(scale_at(false, buffer, position), slot < 0 ? 0 : load_l2(spec.cache.k_scales + vector));
-    shared_store_float(scale_at(true, buffer, position), slot < 0 ? 0 : load_l2(spec.cache.v_scales + vector));
+    if (slot < 0) {
+      shared_store_float(scale_at(false, buffer, position), 0), shared_store_float(scale_at(true, buffer, position), 0);
+    } else {
+      copy_async_4(scale_at(false, buffer, position), spec.cache.k_scales + vector);
+      copy_async_4(scale_at(true, buffer, position), spec.cache.v_scales + vector);
+    }
   }
-  // Slots of a later split; by the last threads, which have least else to do.
-  QSPEC_DEVICE void find_slots(const Work& work, int buffer) const {
-    const int i = kGroupThreads - 1 - thread;
-    if (i < kSplitPositions) put_slot(buffer, i, slot_of_position(batch, *work.item, work.split * kSplitPositions + i), work.kv_head);
-  }
+  // Slots of a later split are found by the last threads, which have least else to do: a position each, long before it is put where all see it.
+  QSPEC_DEVICE bool has_slot() const { return thread >= kGroupThreads - kSplitPositions; }
+  QSPEC_DEVICE int slot_position() const { return kGroupThreads - 1 - thread; }
+  QSPEC_DEVICE int32_t find_slot(const Work& work) const { return slot_of_position(batch, *work.item, work.split * kSplitPositions + slot_position()); }
 
   // Starts copying K or V of a split whose slots are at `slots`. Absent positions are zero. Each thread copies one 16-byte chunk of every so
   // many positions; neighbours copy neighbouring chunks. With 8, 16, … positions between them, swizzles stay the same.
@@ -666,7 +669,8 @@ struct AttentionPhase {
       const int buffer = turn & 1;
       const bool is_first = now.split == now.item->split_begin, is_end = now.split + 1 == now.item->split_end;
       has_next = next_work(&next);
-      if (has_next) find_slots(next, buffer ^ 1);
+      int32_t next_slot = kAbsent;
+      if (has_next && has_slot()) next_slot = find_slot(next);
       prepare(now, buffer, is_first);
       if (turn == 0) stamp_clock(params, index, 0);
       wait_async<1>();
@@ -679,7 +683,8 @@ struct AttentionPhase {
       float scores[kPositionTiles][4], weight[4];
       State one;
       score(now.split, scores);
-      sync();  // maxima; everyone is done with K
+      if (has_next && has_slot()) put_slot(buffer ^ 1, slot_position(), next_slot, next.kv_head);
+      sync();  // maxima and slots; everyone is done with K
       start_copy(next, false, buffer ^ 1, has_next);
       weigh(scores, one.largest);
       wait_async<1>();
