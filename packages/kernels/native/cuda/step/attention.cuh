@@ -739,20 +739,16 @@ QSPEC_DEVICE AttentionPhase<head_dim, may_have_codes> attention_phase(const Step
           has_codes};
 }
 
-// The phase, compiled for what it is: its first splits before its input is there, or all of it. A function of its own where registers are short.
-template <bool is_first, int head_dim, bool may_have_codes>
-QSPEC_DEVICE void attend(const StepParams& params, int index) {
-  const auto phase = attention_phase<head_dim, may_have_codes>(params, index);
-  is_first ? phase.fetch_first() : phase.run();
-}
-template <bool is_first, int head_dim, bool may_have_codes>
+template <int head_dim, bool may_have_codes>
 QSPEC_DEVICE_CALL void call_attention(int index) {
-  attend<is_first, head_dim, may_have_codes>(step_params(), index);
+  attention_phase<head_dim, may_have_codes>(step_params(), index).run();
 }
+// The phase, compiled for what it is: its first splits before its input is there, or all of it. A function of its own where registers are short.
 template <int n8, bool is_first, int head_dim, bool may_have_codes>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if constexpr (n8 >= 3) call_attention<is_first, head_dim, may_have_codes>(index);
-  else attend<is_first, head_dim, may_have_codes>(params, index);
+  if constexpr (is_first) attention_phase<head_dim, may_have_codes>(params, index).fetch_first();
+  else if constexpr (n8 >= 3) call_attention<head_dim, may_have_codes>(index);
+  else attention_phase<head_dim, may_have_codes>(params, index).run();
 }
 template <int n8, bool is_first>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {

@@ -61,11 +61,6 @@ QSPEC_DEVICE void fetch_input(const StepParams& params, int index, int first_col
   if (first_column == 0) put_copied_factors(phase, linear.rows, thread_index(), step_threads<n8>());
 }
 
-template <int n8>
-QSPEC_DEVICE_CALL void call_fetch_input(int index, int first_column) {
-  fetch_input<n8>(step_params(), index, first_column);
-}
-
 // Before the products: every warp finds the rows' factors of a prologue for itself, the same, so that nobody waits for another.
 QSPEC_DEVICE void put_factors(const RowsSpec& source, int rows) {
   QSPEC_NO_UNROLL
@@ -123,7 +118,7 @@ QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
   QSPEC_NO_UNROLL
   for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
     if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
-    n8 < 3 ? fetch_input<n8>(params, index, first) : call_fetch_input<n8>(index, first);
+    fetch_input<n8>(params, index, first);
     stamp_clock(params, index, 0);
     run_pass<n8>(params, index, first);
   }

@@ -95,11 +95,6 @@ QSPEC_DEVICE void run_rows(int index_of_phase) {
   }
 }
 
-template <int n8>
-QSPEC_DEVICE_CALL void call_rows(int index_of_phase) {
-  run_rows<n8>(index_of_phase);
-}
-
 // Float rows of the logits' tokens.
 QSPEC_DEVICE_CALL void gather_rows(const Phase& phase, int num_warps) {
   const StepBatch& batch = step_batch();

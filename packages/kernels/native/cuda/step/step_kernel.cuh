@@ -54,7 +54,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
   switch (phase.kind) {
     case PhaseKind::kEmbedding: embed(phase.embedding, step_batch(), warp, warps); break;
     case PhaseKind::kRopeTable: fill_rope_table(phase.rope_table, step_batch(), thread, warps * kWarp); break;
-    case PhaseKind::kRows: n8 < 3 ? run_rows<n8>(index) : call_rows<n8>(index); break;
+    case PhaseKind::kRows: run_rows<n8>(index); break;
     case PhaseKind::kGather: gather_rows(phase, warps); break;
     case PhaseKind::kLinear: run_linear<n8>(params, index); break;
     case PhaseKind::kReduce:
