@@ -141,7 +141,7 @@ struct WeightChunk {
 
   uint4 high[kLoads];
   uint4 low[kHasLow ? kLoads : 1];
-  static constexpr bool kIsShared = shift >= 0 && !kIsDense;  // the four lanes of a row have a group's scales each
+  static constexpr bool kIsShared = shift >= 0 && !kIsDense && !is_small;  // the four lanes of a row have a group's scales each
   uint32_t scales[kIsShared ? 1 : kGroups];
 
   // Chunk `c` of a whole run.
