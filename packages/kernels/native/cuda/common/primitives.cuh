@@ -398,20 +398,15 @@ QSPEC_DEVICE T& shared_at(uint32_t offset) {
 QSPEC_DEVICE float shared_load_float(uint32_t offset) { return float_of_bits(shared_load_4(offset)); }
 QSPEC_DEVICE void shared_store_float(uint32_t offset, float v) { shared_store_4(offset, bits_of_float(v)); }
 
-// 16 bytes, global to shared, asynchronous in groups (sm_80).
-QSPEC_DEVICE void copy_async_16(uint32_t shared, const void* global) {
+// 16 bytes (past L1) or 4, global to shared, asynchronous in groups (sm_80).
+template <int bytes>
+QSPEC_DEVICE void copy_async(uint32_t shared, const void* global) {
+  static_assert(bytes == 16 || bytes == 4, "what the instruction copies");
 #if defined(__CUDACC__)
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+  if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 #else
-  emulator::copy_async(shared_memory() + shared, global, 16);
-#endif
-}
-// The same of 4 bytes.
-QSPEC_DEVICE void copy_async_4(uint32_t shared, const void* global) {
-#if defined(__CUDACC__)
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
-#else
-  emulator::copy_async(shared_memory() + shared, global, 4);
+  emulator::copy_async(shared_memory() + shared, global, bytes);
 #endif
 }
 QSPEC_DEVICE void commit_async() {

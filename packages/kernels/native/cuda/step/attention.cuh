@@ -220,8 +220,8 @@ struct AttentionPhase {
     if (slot < 0) {
       shared_store_float(scale_at(false, buffer, position), 0), shared_store_float(scale_at(true, buffer, position), 0);
     } else {
-      copy_async_4(scale_at(false, buffer, position), spec.cache.k_scales + vector);
-      copy_async_4(scale_at(true, buffer, position), spec.cache.v_scales + vector);
+      copy_async<4>(scale_at(false, buffer, position), spec.cache.k_scales + vector);
+      copy_async<4>(scale_at(true, buffer, position), spec.cache.v_scales + vector);
     }
   }
   // Slots of a later split are found by the last threads, which have least else to do: a position each, long before it is put where all see it.
@@ -256,8 +256,8 @@ struct AttentionPhase {
       for (int i = 0; i < kAtOnce; ++i) {
         const uint8_t* source = from + static_cast<uint64_t>(static_cast<uint32_t>(slot[i])) * slot_bytes;
         if (least >= 0 || slot[i] >= 0) {  // mostly all are there
-          copy_async_16(place, source);
-          if (has_low) copy_async_16(place + kSplitPositions * vector_bytes, source + low);
+          copy_async<16>(place, source);
+          if (has_low) copy_async<16>(place + kSplitPositions * vector_bytes, source + low);
         } else if (slot[i] == kAbsent) {
           shared_store_16(place, uint4{0, 0, 0, 0});
         }

@@ -24,10 +24,10 @@ QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const Sha
   const int all_bytes = x.bits == 16 ? x_tile_bytes(all) : code_tile_bytes(all), tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks);
   const uint8_t* from = x.data + static_cast<int64_t>(s.run_begin) * kRunTiles * all_bytes + first_block * (tile_bytes / blocks.blocks);
   if (all_bytes == tile_bytes) {
-    for (int i = thread * 16; i < s.tiles * tile_bytes; i += num_threads * 16) copy_async_16(to.x + i, from + i);
+    for (int i = thread * 16; i < s.tiles * tile_bytes; i += num_threads * 16) copy_async<16>(to.x + i, from + i);
   } else {
     for (int tile = thread / kWarp; tile < s.tiles; tile += num_threads / kWarp)
-      for (int i = thread % kWarp * 16; i < tile_bytes; i += kWarp * 16) copy_async_16(to.x + tile * tile_bytes + i, from + static_cast<int64_t>(tile) * all_bytes + i);
+      for (int i = thread % kWarp * 16; i < tile_bytes; i += kWarp * 16) copy_async<16>(to.x + tile * tile_bytes + i, from + static_cast<int64_t>(tile) * all_bytes + i);
   }
   commit_async();
   if (x.bits < 16) {

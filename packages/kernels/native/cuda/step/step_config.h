@@ -23,6 +23,7 @@ inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.ma
 // Columns of activations that a block has in shared memory at once.
 inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }
 
+// Of slabs: so many and so many bytes (twice as many for 9 to 16 rows); more would leave L1 too little.
 constexpr int kMaxSlabs = 256;
 constexpr size_t kSlabBytes = 32 << 10;
 

@@ -36,7 +36,7 @@ QSPEC_DEVICE void wait_at_barrier() {
 // Starts copying a phase. It comes from far away: nobody has read it since the last step, and the weights have passed through L2 since.
 QSPEC_DEVICE void fetch_phase(const StepParams& params, int index, int thread) {
   if (index >= params.num_phases || thread >= kPhaseBytes / 16) return;
-  copy_async_16(kPhasesAt + (index & 1) * kPhaseBytes + thread * 16, reinterpret_cast<const uint4*>(params.phases + index) + thread);
+  copy_async<16>(kPhasesAt + (index & 1) * kPhaseBytes + thread * 16, reinterpret_cast<const uint4*>(params.phases + index) + thread);
 }
 // Brings the weights of a phase's norm to L2, each block a piece.
 QSPEC_DEVICE void prefetch_norm(const Phase& phase, int lane) {

@@ -104,7 +104,8 @@ struct RunWalk {
     run = 0, tile += tile_step;
     place.high += static_cast<int64_t>(jump) * kJumpBytes, place.low += static_cast<int64_t>(low_jump) * kJumpBytes;
     exchange();
-  }  // Where there is something to read: the run's place, or `other` after the last.
+  }
+  // Where there is something to read: the run's place, or `other` after the last.
   QSPEC_DEVICE RunPlace place_or(const RunPlace& other) const { return {left > 0 ? place.high : other.high, left > 0 ? place.low : other.low}; }
 
  private:
