@@ -25,6 +25,8 @@
 //   bf16: [k tile][row block c][half tile][row g of the block][t] 16 B:  k = 64·tile + 32·half + 8·t + 0..7 of row 8·c + g
 //   int8: the same with 8 B, codes in code_place order; scales float32 and sums int32 [group][columns].
 // A block of rows holds 8, or fewer (1, 2, 4) when the batch has no more: lanes of missing rows then read others' and are ignored.
+// From 64 rows on (wide) a row block's half tile has its words (2 k) transposed, [w 0..3][g][t] 4 B instead of [g][t][w]: the 8x8 matrices that
+// tensor cores read from shared memory for themselves (common/wide_mma.cuh).
 //
 // ORDER OF SUMS, a function of the weight's shape alone, so that a row's result never depends on the batch:
 //   run    = 512 k: groups in order, one multiply-add a group (dense: the tensor core's own chain)
@@ -46,6 +48,8 @@ constexpr int kPieceTiles = 4;
 constexpr int kPieceK = kPieceTiles * kTileK;
 constexpr int kSliceRuns = 4;
 constexpr int kScaleBytes = 32;  // of one group of one row-tile
+constexpr int kWideRowBlocks = 8;
+constexpr int kWideBlockBytes = 1024, kWideHalfBytes = 512, kWideStepBytes = 256, kWideWordBytes = 128;  // of a row block's tile, half tile …
 constexpr int kReadSlack = 8192; // bytes behind a weight that may be read (and are ignored): kernels load without asking what is left
 
 // Non-owning view of a resident weight; device pointers, 16-byte aligned.
@@ -91,10 +95,13 @@ QSPEC_HOST_DEVICE constexpr int64_t code_place(int64_t k) { return (k & 3) == 1 
 struct RowBlocks {
   int blocks, rows;
   QSPEC_HOST_DEVICE constexpr int columns() const { return blocks * rows; }
+  QSPEC_HOST_DEVICE constexpr bool is_wide() const { return blocks >= kWideRowBlocks; }
 };
-// Byte offset in bf16 x-form of element k of row r, in a buffer whose first tile is k tile 0.
+// Byte offset in bf16 x-form of element k (even) of row r, in a buffer whose first tile is k tile 0. The pair k, k + 1 lies together.
 QSPEC_HOST_DEVICE constexpr int64_t x_offset(const RowBlocks& b, int r, int k) {
-  return (((static_cast<int64_t>(k / 64) * b.blocks + r / 8) * 2 + k % 64 / 32) * b.rows + r % 8) * 64 + k % 32 * 2;
+  const int64_t half = (static_cast<int64_t>(k / 64) * b.blocks + r / 8) * 2 + k % 64 / 32;
+  if (b.is_wide()) return half * kWideHalfBytes + k % 8 / 2 * kWideWordBytes + r % 8 * 16 + k % 32 / 8 * 4;
+  return (half * b.rows + r % 8) * 64 + k % 32 * 2;
 }
 QSPEC_HOST_DEVICE constexpr int x_tile_bytes(const RowBlocks& b) { return b.columns() * 128; }
 // The same for the codes of an integer x-form (k is a code place).

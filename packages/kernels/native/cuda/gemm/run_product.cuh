@@ -53,12 +53,15 @@ struct Accumulator {
 
 // total += scale · group, per output row. `pair`: scales of the group's rows g and g + 8.
 template <int n8>
-QSPEC_DEVICE void add_group(Accumulator<n8>& total, const Accumulator<n8>& group, uint32_t pair) {
-  const float low = bf16_low(pair), high = bf16_high(pair);
+QSPEC_DEVICE void add_group(Accumulator<n8>& total, const Accumulator<n8>& group, float low, float high) {
   QSPEC_UNROLL
   for (int c = 0; c < n8; ++c)
     QSPEC_UNROLL
     for (int i = 0; i < 4; ++i) total.value[c][i] = fmaf(i < 2 ? low : high, group.value[c][i], total.value[c][i]);
+}
+template <int n8>
+QSPEC_DEVICE void add_group(Accumulator<n8>& total, const Accumulator<n8>& group, uint32_t pair) {
+  add_group(total, group, bf16_low(pair), bf16_high(pair));
 }
 
 // Activations of half a tile (32 k), this lane's.
@@ -129,23 +132,26 @@ struct IntegerSums {
   }
 };
 
-// What a warp holds of the weights at once: some tiles of k of a row-tile, whole groups. `shift`: log2 of half tiles a group, or -1: told at
-// run time. `is_small`: with many rows registers are scarce.
-template <GemmMode mode, int shift, bool is_small>
+// Tiles of k that a warp holds of the weights at once where it has registers for them.
+constexpr int most_chunk_tiles(GemmMode mode, int shift) { return mode == GemmMode::kDense ? 2 : mode == GemmMode::kHiLo || shift < 0 ? 4 : 8; }
+
+// What a warp holds of the weights at once: `tiles` tiles of k of a row-tile, whole groups. `shift`: log2 of half tiles a group, or -1: told at
+// run time.
+template <GemmMode mode, int shift, int tiles>
 struct WeightChunk {
   static constexpr bool kIsDense = mode == GemmMode::kDense, kHasLow = mode == GemmMode::kHiLo;
-  static constexpr int kTiles = (kIsDense ? 2 : kHasLow || shift < 0 ? 4 : 8) / (is_small && shift >= 0 ? 2 : 1);  // of k
+  static constexpr int kTiles = tiles;
   static constexpr int kChunks = kRunTiles / kTiles;  // of a run
   static constexpr int kLoads = kIsDense ? 4 * kTiles : kTiles;
   static constexpr int kGroups = kIsDense ? 1 : (2 * kTiles) >> (shift < 0 ? 0 : shift);
 
   uint4 high[kLoads];
   uint4 low[kHasLow ? kLoads : 1];
-  static constexpr bool kIsShared = shift >= 0 && !kIsDense && !is_small;  // the four lanes of a row have a group's scales each
+  static constexpr bool kIsShared = shift >= 0 && !kIsDense && tiles == most_chunk_tiles(mode, shift);  // the four lanes of a row have a group's scales each
   uint32_t scales[kIsShared ? 1 : kGroups];
 
-  // Chunk `c` of a whole run.
-  QSPEC_DEVICE void load(const RunPlace& place, int c, int half_shift, int lane) {
+  // Chunk `c` of a run. `codes_bytes`: of the piece it lies in, behind which are its scales.
+  QSPEC_DEVICE void load(const RunPlace& place, int c, int half_shift, int lane, int codes_bytes = kPieceTiles * kTileBytes) {
     if constexpr (kIsDense) {
       QSPEC_UNROLL
       for (int i = 0; i < kLoads; ++i) high[i] = load_stream_16(place.high + (c * kLoads + i) * 512 + lane * 16);
@@ -160,7 +166,7 @@ struct WeightChunk {
       for (int i = 0; kHasLow && i < kTiles; ++i) low[i] = load_stream_16(place.low + (c * kTiles + i) * kTileBytes + lane * 16);
       const auto scale_at = [&](int q) {  // of group q of the chunk
         const int half = 2 * c * kTiles + (q << shifted), piece = half / (2 * kPieceTiles);
-        return place.high + piece * piece_bytes + kPieceTiles * kTileBytes + (half % (2 * kPieceTiles) >> shifted) * kScaleBytes + lane / 4 * 4;
+        return place.high + piece * piece_bytes + codes_bytes + (half % (2 * kPieceTiles) >> shifted) * kScaleBytes + lane / 4 * 4;
       };
       if constexpr (kIsShared) {
         scales[0] = load_stream_4(scale_at(lane % kGroups));

@@ -198,8 +198,13 @@ class PhaseBuilder {
     return share_out(node, &spec);
   }
 
-  // Which blocks take which part of k: as few parts as let a part's activations fit.
+  // Which blocks take which part of k: as few parts as let a part's activations fit. Wide linears are shared out on the device (WideShares).
   Status share_out(const Node& node, LinearSpec* spec) {
+    if (is_wide(*spec)) {
+      spec->num_parts = 1, spec->part_slice[1] = static_cast<int16_t>(num_slices(spec->weight.k_tiles)), spec->part_block[1] = static_cast<int16_t>(environment_.num_blocks);
+      demand_.x_bytes = std::max(demand_.x_bytes, wide_bytes(class_.n8));
+      return leave_sums(node, spec);
+    }
     const int slices = num_slices(spec->weight.k_tiles), columns = pass_columns(class_);
     const bool is_int = node.mode == GemmMode::kHiInt;
     const int slice_k = kSliceRuns * kRunK;
@@ -219,17 +224,23 @@ class PhaseBuilder {
     demand_.x_bytes = std::max<int>(demand_.x_bytes, static_cast<int>(longest * slice_bytes));
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
     demand_.unit_runs = std::max(demand_.unit_runs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
-    spec->job_runs = has_reduce() ? job_runs(*spec) : 1;
-    const int64_t sum_columns = node.rows == Rows::kTokens ? blocks_.columns() : std::min(blocks_.columns(), kMaxLogitRows);
-    const int64_t tile_floats = sum_columns * kTileN * spec->weight.n_tiles;
+    return leave_sums(node, spec);
+  }
+
+  // What the linear's sums take of the workspace.
+  Status leave_sums(const Node& node, LinearSpec* spec) {
+    const int64_t tile_floats = sum_columns(node) * kTileN * spec->weight.n_tiles;
+    const int runs = num_runs(spec->weight.k_tiles);
+    spec->job_runs = !has_reduce() ? 1 : is_wide(*spec) ? wide_job_runs(node, *spec) : job_runs(*spec);
     if (has_reduce()) {
-      plan_.partial_floats_ = std::max(plan_.partial_floats_, (num_runs(spec->weight.k_tiles) + spec->job_runs - 1) / spec->job_runs * tile_floats);
-    } else if (parts > 1) {
-      plan_.partial_floats_ = std::max(plan_.partial_floats_, slices * tile_floats);
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, (runs + spec->job_runs - 1) / spec->job_runs * tile_floats);
+    } else if (spec->num_parts > 1) {
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
       plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
     }
     return {};
   }
+  int64_t sum_columns(const Node& node) const { return node.rows == Rows::kTokens ? blocks_.columns() : std::min(blocks_.columns(), kMaxLogitRows); }
 
   void fill_attention(const Node& node, AttentionSpec* spec) const {
     const ProgramOp& op = *node.op;
@@ -260,6 +271,26 @@ class PhaseBuilder {
 
   // From 17 rows on the sums of a linear are stored by a phase of their own.
   bool has_reduce() const { return class_.n8 >= 3; }
+
+  bool is_wide(const LinearSpec& spec) const { return cuda::is_wide(class_) && !is_integer(spec.mode); }
+
+  // As job_runs() for a wide linear: only tiles that several blocks share leave sums, at most one a block.
+  int wide_job_runs(const Node& node, const LinearSpec& spec) const {
+    constexpr double kRunBytes = 6 << 20;
+    constexpr int64_t kMostBytes = 64 << 20;
+    const bool is_pair = spec.epilogue == Epilogue::kSilu;
+    const int64_t items = is_pair ? kStepWarps / 2 : kStepWarps, columns = sum_columns(node), passes = (columns + 8 * class_.n8 - 1) / (8 * class_.n8);
+    const int64_t tiles = (spec.num_items + items - 1) / items * passes, blocks = environment_.num_blocks;
+    const double shared = std::min(1.0, static_cast<double>(blocks) / static_cast<double>(tiles));
+    const int64_t runs = num_runs(spec.weight.k_tiles), slices = num_slices(spec.weight.k_tiles), bytes = spec.weight.n_tiles * kTileN * columns * 4;
+    if (runs * bytes > kMostBytes) return kSliceRuns;
+    // Sums that are left: a slice each, and some runs more where a share begins within a slice.
+    const double by_runs = static_cast<double>((tiles * runs + blocks - 1) / blocks);
+    const double left = std::min(static_cast<double>(runs), static_cast<double>(slices) + 1.5 * static_cast<double>(blocks) / static_cast<double>(tiles));
+    const double by_slices = static_cast<double>((tiles * slices + blocks - 1) / blocks * kSliceRuns);
+    const double megabytes = shared * static_cast<double>(bytes) / kRunBytes;
+    return by_runs + left * megabytes <= by_slices + static_cast<double>(slices) * megabytes ? 1 : kSliceRuns;
+  }
 
   // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy: whichever has fewer runs one after another; sums
   // count as well, about a run's time for so many bytes.

@@ -1,21 +1,12 @@
 // A linear phase: a block owns a range of items (row-tiles, or (gate, up) pairs) over one part of k. It brings that part of the
 // activations to shared memory, and its warps multiply (step/linear_runs.cuh, step/linear_tiles.cuh).
 #pragma once
+#include "step/linear_reduce.cuh"
 #include "step/linear_runs.cuh"
 #include "step/linear_tiles.cuh"
+#include "step/linear_wide.cuh"
 
 namespace qspec::cuda {
-
-// The factors of rows whose x-form another phase made.
-QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows, int thread, int num_threads) {
-  const XForm& x = phase.x;
-  const int lane = lane_index();
-  QSPEC_NO_UNROLL
-  for (int row = thread / kWarp; row < rows; row += num_threads / kWarp) {
-    const float factor = x.squares ? row_factor(phase.source, [&](int i) { return load_l2(x.squares + row * num_row_runs(phase.source) + i); }) : 1.0f;
-    if (lane == 0) shared_store_float(kFactorsAt + row * 4, factor);
-  }
-}
 
 // Copies this share's activations of some row blocks, from `first_block` on, to shared memory.
 QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks all, RowBlocks blocks, int first_block, int thread,
@@ -58,7 +49,7 @@ QSPEC_DEVICE void fetch_input(const StepParams& params, int index, int first_col
     }
   }
   copy_input(phase, s, linear.input, linear.params.blocks, linear.blocks, first_column / 8, thread_index(), step_threads<n8>());
-  if (first_column == 0) put_copied_factors(phase, linear.rows, thread_index(), step_threads<n8>());
+  if (first_column == 0) put_copied_factors<n8>(phase, linear.rows);
 }
 
 // Before the products: every warp finds the rows' factors of a prologue for itself, the same, so that nobody waits for another.
@@ -98,21 +89,23 @@ template <int n8>
 QSPEC_DEVICE void run_pass(const StepParams& params, int index, int first) {
   const LinearSpec& spec = phase_at(index).linear;
   const bool has_wide_groups = spec.half_shift == 2;  // of 128, which most weights have: every loop is unrolled
-  switch (spec.mode) {
-    case GemmMode::kDense: do_products<n8, GemmMode::kDense, 0>(params, index, first); break;
-    case GemmMode::kHi: has_wide_groups ? do_products<n8, GemmMode::kHi, 2>(params, index, first) : do_products<n8, GemmMode::kHi, -1>(params, index, first); break;
-    case GemmMode::kHiLo: has_wide_groups ? do_products<n8, GemmMode::kHiLo, 2>(params, index, first) : do_products<n8, GemmMode::kHiLo, -1>(params, index, first); break;
-    case GemmMode::kHiInt: has_wide_groups ? do_products<n8, GemmMode::kHiInt, 2>(params, index, first) : do_products<n8, GemmMode::kHiInt, -1>(params, index, first); break;
+  if (is_integer(spec.mode)) return has_wide_groups ? do_products<n8, GemmMode::kHiInt, 2>(params, index, first) : do_products<n8, GemmMode::kHiInt, -1>(params, index, first);
+  if constexpr (n8 < kWideRowBlocks) {
+    switch (spec.mode) {
+      case GemmMode::kDense: do_products<n8, GemmMode::kDense, 0>(params, index, first); break;
+      case GemmMode::kHi: has_wide_groups ? do_products<n8, GemmMode::kHi, 2>(params, index, first) : do_products<n8, GemmMode::kHi, -1>(params, index, first); break;
+      case GemmMode::kHiLo: has_wide_groups ? do_products<n8, GemmMode::kHiLo, 2>(params, index, first) : do_products<n8, GemmMode::kHiLo, -1>(params, index, first); break;
+      case GemmMode::kHiInt: break;
+    }
   }
 }
 
 // More than 32 rows take several passes over the share's weights: from L2 where the linear fits into it, else from memory again.
 template <int n8>
-QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
+QSPEC_DEVICE void run_passes(const StepParams& params, int index, int rows) {
   const Phase& phase = phase_at(index);
-  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if (stream_shape(phase.shape_index).units == 0) {
-    if (n8 >= 3) put_copied_factors(phase, rows, thread_index(), step_threads<n8>());  // for the reducing phase
+    if (n8 >= 3) put_copied_factors<n8>(phase, rows);  // for the reducing phase
     return;
   }
   QSPEC_NO_UNROLL
@@ -122,6 +115,34 @@ QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
     stamp_clock(params, index, 0);
     run_pass<n8>(params, index, first);
   }
+}
+
+// 64 rows and more.
+template <int n8>
+QSPEC_DEVICE void run_wide(const StepParams& params, int index, int rows) {
+  const Phase& phase = phase_at(index);
+  if (thread_index() == 0) {
+    wide_state().begin(phase.linear, rows, 8 * n8);
+    WideStages<n8>::fill(phase.linear, phase.x);
+  }
+  put_copied_factors<n8>(phase, rows);
+  named_barrier(kBlockBarrier, step_threads<n8>());
+  const bool has_wide_groups = phase.linear.half_shift == 2;
+  switch (phase.linear.mode) {
+    case GemmMode::kDense: return run_wide_linear<n8, GemmMode::kDense, 0>(index);
+    case GemmMode::kHi: return has_wide_groups ? run_wide_linear<n8, GemmMode::kHi, 2>(index) : run_wide_linear<n8, GemmMode::kHi, -1>(index);
+    case GemmMode::kHiLo: return has_wide_groups ? run_wide_linear<n8, GemmMode::kHiLo, 2>(index) : run_wide_linear<n8, GemmMode::kHiLo, -1>(index);
+    case GemmMode::kHiInt: return;
+  }
+}
+
+template <int n8>
+QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
+  const Phase& phase = phase_at(index);
+  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
+  if constexpr (n8 < kWideRowBlocks) run_passes<n8>(params, index, rows);
+  else if (!is_integer(phase.linear.mode)) run_wide<n8>(params, index, rows);
+  else run_passes<4>(params, index, rows);
 }
 
 }  // namespace qspec::cuda

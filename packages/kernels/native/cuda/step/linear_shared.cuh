@@ -55,7 +55,36 @@ QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, in
   QSPEC_UNROLL
   for (int e = 0; e < 4; ++e) gate[e] = silu(gate[e]) * up[e];
   if (spec.out_x == nullptr) *reinterpret_cast<float4*>(spec.output + static_cast<int64_t>(row) * width + k) = float4{gate[0], gate[1], gate[2], gate[3]};
-  else *reinterpret_cast<uint2*>(spec.out_x + x_offset(blocks, row, k)) = uint2{pack_bf16(gate[0], gate[1]), pack_bf16(gate[2], gate[3])};
+  else store_x4(spec.out_x, blocks, row, k, gate);
+}
+
+// The factors of rows whose x-form another phase made: rows first, first + stride, … of the calling warp, `together` at a time, whose sums of
+// squares are on their way at once.
+template <int together>
+QSPEC_DEVICE void put_factors_of(const Phase& phase, int rows, int first, int stride) {
+  const XForm& x = phase.x;
+  const int lane = lane_index(), runs = num_row_runs(phase.source);
+  QSPEC_NO_UNROLL
+  for (; first < rows; first += together * stride) {
+    float squares[together] = {};  // of the lane's first run; few rows have more than 32
+    QSPEC_UNROLL
+    for (int r = 0; r < together; ++r)
+      if (x.squares && first + r * stride < rows && lane < runs) squares[r] = load_l2(x.squares + (first + r * stride) * runs + lane);
+    QSPEC_UNROLL
+    for (int r = 0; r < together; ++r) {
+      const int row = first + r * stride;
+      if (row >= rows) break;
+      const float factor = x.squares ? row_factor(phase.source, [&](int i) { return i < kWarp ? squares[r] : load_l2(x.squares + row * runs + i); }) : 1.0f;
+      if (lane == 0) shared_store_float(kFactorsAt + row * 4, factor);
+    }
+  }
+}
+QSPEC_DEVICE_CALL void put_many_factors(const Phase& phase, int rows, int first, int stride) { put_factors_of<8>(phase, rows, first, stride); }
+template <int n8>
+QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows) {
+  const int warp = thread_index() / kWarp;
+  if constexpr (n8 < 3) put_factors_of<1>(phase, rows, warp, step_warps<n8>());
+  else put_many_factors(phase, rows, warp, step_warps<n8>());
 }
 
 // ---- The product of a run -----------------------------------------------------------------------------------------------------------------
@@ -86,7 +115,7 @@ struct LinearPhase {
 // Multiplies runs one after another. Two chunks of weights take turns: one is on its way while the other is multiplied.
 template <int n8, GemmMode mode, int shift>
 struct RunProduct {
-  using Chunk = WeightChunk<mode, shift, n8 >= 3>;
+  using Chunk = WeightChunk<mode, shift, most_chunk_tiles(mode, shift) / (n8 >= 3 && shift >= 0 ? 2 : 1)>;
   static constexpr bool kIsWholeRun = Chunk::kChunks == 1;  // then runs take turns, else chunks of a run
 
   const LinearPhase<n8>& phase;

@@ -91,13 +91,24 @@ QSPEC_DEVICE void rotate_run(float (&v)[kRunValues], int shift, int lane) {
   for (int i = 0; i < kRunValues; ++i) v[i] *= norm;
 }
 
-// bf16 x-form: four consecutive k are half of a lane's 16 bytes. Zero up to the end of the last tile.
+// Elements k … k + 3 (k a multiple of 4) of a row as bf16 x-form.
+QSPEC_DEVICE void store_x4(uint8_t* x, RowBlocks blocks, int row, int k, const float (&v)[4]) {
+  const uint32_t low = pack_bf16(v[0], v[1]), high = pack_bf16(v[2], v[3]);
+  uint8_t* p = x + x_offset(blocks, row, k);
+  if (!blocks.is_wide()) {
+    *reinterpret_cast<uint2*>(p) = uint2{low, high};
+    return;
+  }
+  *reinterpret_cast<uint32_t*>(p) = low;
+  *reinterpret_cast<uint32_t*>(p + kWideWordBytes) = high;
+}
+// Zero up to the end of the last tile.
 QSPEC_DEVICE void store_bf16(uint8_t* x, RowBlocks blocks, int row, int width, int run, int lane, const float (&v)[kRunValues]) {
   QSPEC_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int k = run * kRunK + run_element(lane, i);
     if (k >= (width + 63) / 64 * 64) continue;
-    *reinterpret_cast<uint2*>(x + x_offset(blocks, row, k)) = uint2{pack_bf16(v[4 * i], v[4 * i + 1]), pack_bf16(v[4 * i + 2], v[4 * i + 3])};
+    store_x4(x, blocks, row, k, {v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]});
   }
 }
 
@@ -176,8 +187,9 @@ QSPEC_DEVICE int64_t source_row(const RowsTask& task, int r) {
 // number a row and everything from here to the end of a product is linear in it, so nothing waits for the row's sum. `squares`: the run's sum.
 QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_delta, int r, int run, int lane, float (&v)[kRunValues], float* squares) {
   const int64_t row = source_row(task, r);
+  const bool is_norm = spec.source == RowSource::kNorm;
   float w[kRunValues];  // all loads wait together
-  if (spec.source == RowSource::kNorm) load_run(spec.norm_weight, spec.width, run, lane, w);
+  if (is_norm) load_run(spec.norm_weight, spec.width, run, lane, w);
   load_source(spec, row, run, lane, v);
   if (has_delta) {
     float d[kRunValues];
@@ -186,7 +198,7 @@ QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_
     for (int j = 0; j < kRunValues; ++j) v[j] += d[j];
     store_run(spec.input + row * spec.width, spec.width, run, lane, v);
   }
-  if (spec.source == RowSource::kNorm) {
+  if (is_norm) {
     *squares = sum_of_squares(v);
     QSPEC_UNROLL
     for (int i = 0; i < kRunValues; ++i) v[i] *= w[i];

@@ -13,14 +13,15 @@ struct RowClass {
   int n8;        // row blocks: which kernel
   int max_rows;
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{1, 1}, {1, 2}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {4, 64}, {4, 128}, {4, 256}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{1, 1}, {1, 2}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
 inline int row_class_of(int rows) {
   int c = 0;
   while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;
   return c;
 }
 inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.max_rows / 8, 8} : RowBlocks{1, c.max_rows}; }
-// Columns of activations that a block has in shared memory at once.
+inline bool is_wide(const RowClass& c) { return c.n8 >= kWideRowBlocks; }
+// Columns of activations that a block has in shared memory at once, unless the linear is wide.
 inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }
 
 // Of slabs: so many and so many bytes (twice as many for 9 to 16 rows); more would leave L1 too little.

@@ -101,6 +101,9 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   const StepBatch& batch = step_batch();
   if (batch.num_items > 0) start_attention(batch, params.attention_groups, thread, threads);
   if (thread == 0) begin_barrier(params.workspace.barrier);
+  if constexpr (n8 >= kWideRowBlocks) {
+    if (thread == 0) WideStages<n8>::begin_launch();
+  }
   wait_async<0>();
   named_barrier(kBlockBarrier, threads);
 

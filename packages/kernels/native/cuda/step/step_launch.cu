@@ -1,7 +1,7 @@
 #include "step/step_launch.h"
 
 #include "step/attention.cuh"
-#include "step/step_n8.h"
+#include "step/step_kernels.h"
 
 namespace qspec::cuda {
 
@@ -14,7 +14,8 @@ Status launch_step(int row_class, int num_blocks, const StepConfig& config, cons
     case 1: return launch_step_n1(num_blocks, config, params, stream);
     case 2: return launch_step_n2(num_blocks, config, params, stream);
     case 3: return launch_step_n3(num_blocks, config, params, stream);
-    default: return launch_step_n4(num_blocks, config, params, stream);
+    case 4: return launch_step_n4(num_blocks, config, params, stream);
+    default: return launch_step_n8(num_blocks, config, params, stream);
   }
 }
 

@@ -1,6 +1,6 @@
 #include "common/launch.cuh"
 #include "step/step_kernel.cuh"
-#include "step/step_n8.h"
+#include "step/step_kernels.h"
 
 namespace qspec::cuda {
 

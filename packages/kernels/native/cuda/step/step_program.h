@@ -20,8 +20,9 @@ constexpr int kStateWords = 4 + 4 * (128 / 8 / kGroupWarps);  // a thread's shar
 constexpr int kMaxStepRows = 256;  // of a launch; without trees
 constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
 constexpr int kMaxLogitRows = 64;
-constexpr int kPassRows = 32;      // with more, a linear takes so many at a time
+constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
+constexpr int kStepThreads = 32 * kStepWarps;
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
 constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
@@ -37,6 +38,13 @@ enum class RowSource : uint8_t { kPlain, kNorm, kSilu };
 enum class Rows : uint8_t { kTokens, kLogits, kTokensOfLogits };  // kTokensOfLogits: logit rows that read the token row they belong to
 
 constexpr bool is_integer(GemmMode m) { return m == GemmMode::kHiInt; }
+
+// Shared memory of a wide linear (64 rows and more, n8 row blocks at a time): stages of activations, a piece of k each, then every thread's sums of a slice and of
+// all of k, so many bytes a row block (some more than they take, against bank conflicts).
+constexpr int kWideStages = 2;  // more would take L1 from attention, whose spilled registers lie there
+constexpr int wide_stage_bytes(int n8) { return kPieceTiles * n8 * kWideBlockBytes; }
+constexpr int kWideSumsStride = kStepThreads * 16 + 64;
+constexpr int wide_bytes(int n8) { return kWideStages * wide_stage_bytes(n8) + 2 * n8 * kWideSumsStride; }
 
 // Float32 rows and what is done to each before it is stored: norm or SiLU·mul, rotation, rounding or quantisation.
 struct RowsSpec {

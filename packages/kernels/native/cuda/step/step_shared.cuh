@@ -11,6 +11,7 @@
 namespace qspec::cuda {
 
 constexpr int kMaxWaveUnits = 64;
+constexpr int kWideStateBytes = 80;
 constexpr int kBlockBarrier = 0, kGroupBarrier = 1;  // kGroupBarrier + group of warps
 
 template <int n8>
@@ -71,7 +72,9 @@ constexpr uint32_t kFactorsAt = after(kFlagAt, kAttentionGroups * 4);           
 constexpr uint32_t kOwnFactorsAt = after(kFactorsAt, kMaxStepRows * 4);          // float [warps][rows] the same of rows that this block makes
 constexpr uint32_t kSquaresAt = after(kOwnFactorsAt, kStepWarps * kPrologueRows * 4);  // float [rows][runs] of rows that this block makes
 constexpr uint32_t kLargestAt = after(kSquaresAt, kPrologueRows * kMaxRowRuns * 4);  // the same
-constexpr uint32_t kShapesAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);
+constexpr uint32_t kWideAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);  // WideState
+constexpr uint32_t kWideCountersAt = after(kWideAt, kWideStateBytes);             // of stages: two counters each
+constexpr uint32_t kShapesAt = after(kWideCountersAt, kWideStages * 16);
 constexpr uint32_t kSourcesAt = after(kShapesAt, kMaxStreamShapes * sizeof(StreamShape));
 // Bytes before the region.
 QSPEC_HOST_DEVICE constexpr uint32_t step_fixed(int num_linears) { return (after(kSourcesAt, num_linears * sizeof(StreamSource)) + 127) / 128 * 128; }

@@ -48,14 +48,26 @@ Program product_program(const Backend& backend, const RandomWeight& weight, Plan
   return program;
 }
 
-std::unique_ptr<Session> product_session(const std::shared_ptr<Backend>& backend, const RandomWeight& weight, Plane plane, int bits, bool per_token, VectorRef bias) {
+SessionConfig product_config(const std::shared_ptr<Backend>& backend, const RandomWeight& weight, Plane plane, int bits, bool per_token, VectorRef bias) {
   SessionConfig config;
   config.target = product_program(*backend, weight, plane, bits, per_token, bias);
   const bool is_reference = backend == reference_backend();
   config.kv = {is_reference ? KvFormat::kF32 : KvFormat::kBf16, 1, 16, 1, 32, 4};
   config.vocab_size = weight.n(), config.max_rows = config.max_logit_rows = 64;
+  return config;
+}
+std::unique_ptr<Session> product_session(const std::shared_ptr<Backend>& backend, const RandomWeight& weight, Plane plane, int bits, bool per_token, VectorRef bias) {
   std::unique_ptr<Session> session;
-  expect_ok(backend->create_session(std::move(config), &session), "create_session");
+  expect_ok(backend->create_session(product_config(backend, weight, plane, bits, per_token, bias), &session), "create_session");
+  return session;
+}
+// On a chip with so few multiprocessors that every block has whole tiles of the product and parts of others.
+std::unique_ptr<Session> session_on_three_blocks(SessionConfig config) {
+  cuda::DeviceInfo device;
+  expect_ok(cuda::query_device(0, &device), "query_device");
+  device.num_multiprocessors = 3;
+  std::unique_ptr<Session> session;
+  expect_ok(cuda::CudaSession::create(device, std::move(config), &session), "create");
   return session;
 }
 
@@ -102,6 +114,24 @@ QSPEC_TEST(products_of_integer_activations) {
   for (const auto& [group, n, k] : std::vector<std::array<int, 3>>{{32, 40, 96}, {64, 72, 576}, {128, 24, 1152}, {64, 16, 2112}})
     for (const int bits : {8, 4})
       for (const bool per_token : {false, true}) check_product({int4_spec(group), Plane::kFull, n, k, bits, per_token});
+}
+
+// 33 rows and more are multiplied otherwise (step/linear_wide.cuh): over several slices of k, groups of every size, row-tiles that fill no warpgroup.
+QSPEC_TEST(wide_products_equal_narrow_ones) {
+  const std::vector<ProductCase> cases = {{dense_spec(DenseType::kBf16), Plane::kFull, 1000, 2120}, {int4_spec(128), Plane::kFull, 1000, 2176},
+                                          {int4_spec(32), Plane::kFull, 600, 2080},                 {nested_spec(128, 12), Plane::kFull, 1000, 2176},
+                                          {nested_spec(64, 12), Plane::kFull, 600, 2112},           {nested_spec(128, 12), Plane::kHi, 400, 4736}};
+  for (const ProductCase& c : cases) {
+    const RandomWeight weight(c.spec, c.n, c.k, 8);
+    auto session = session_on_three_blocks(product_config(cuda_backend(), weight, c.plane, 16, false, nullptr));
+    if (!session) return;
+    const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
+    const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
+    for (const int chunk : {33, 64}) {
+      const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+      QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), text("%s n=%d k=%d, %d rows", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k), chunk));
+    }
+  }
 }
 
 // ---- Models ---------------------------------------------------------------------------------------------------------------------------
@@ -204,16 +234,18 @@ QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) {
   }
 }
 
-// More than 32 rows are one launch, in passes; more than 64 logit rows are two.
+// More than 64 rows are one launch, in passes; more than 64 logit rows are two.
 QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
   for (const char* format : {"bf16", "int4", "nested"}) {
     Model model({}, all(format), 0);
     auto session = make_session(cuda_backend(), model, {});
     const std::vector<int32_t> tokens = random_tokens(90, model.shape().vocab, 31), pages = some_pages(6);
     const std::vector<float> few = forward_all(*session, tokens, 15, pages);
+    auto three_blocks = session_on_three_blocks(session_config(*cuda_backend(), model, {}));
     for (const int chunk : {33, 64, 90}) {
-      const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+      const std::vector<float> rows = forward_all(*session, tokens, chunk, pages), same = forward_all(*three_blocks, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), few.data(), few.size(), text("%s, %d rows at a time", format, chunk));
+      QSPEC_EXPECT_BITS(same.data(), few.data(), few.size(), text("%s, %d rows at a time, three blocks", format, chunk));
     }
     ForwardBatch batch = chain(tokens, 0, pages);
     batch.logit_rows = {89};

@@ -8,4 +8,5 @@ Status launch_step_n1(int num_blocks, const StepConfig& config, const StepParams
 Status launch_step_n2(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_n3(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_n4(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+Status launch_step_n8(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 }  // namespace qspec::cuda

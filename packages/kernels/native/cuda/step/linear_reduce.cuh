@@ -1,0 +1,134 @@
+// The phase behind a linear of 17 rows and more: adds the sums that jobs left in the workspace, in order, and stores. Spread evenly over all threads:
+// with so many sums that costs less than meeting per row-tile.
+#pragma once
+#include "step/linear_tiles.cuh"
+#include "step/wide_shares.cuh"
+
+namespace qspec::cuda {
+
+// Four neighbouring outputs of a column: runs of a slice in order, then slices in order. Jobs are runs, or whole slices.
+QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int tile, int at, float (&result)[4]) {
+  const int jobs = (num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs, together = kSliceRuns / spec.job_runs;
+  const float* p = job_sums(workspace, spec, columns, 0, tile) + at;
+  const int64_t stride = static_cast<int64_t>(spec.weight.n_tiles) * columns * kTileN;
+  QSPEC_NO_UNROLL
+  for (int base = 0; base < jobs; base += 4) {
+    float4 v[4];  // all loads wait together
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      v[i] = float4{0, 0, 0, 0};
+      if (base + i < jobs) v[i] = load_l2(reinterpret_cast<const float4*>(p));
+      p += stride;
+    }
+    float sum[4] = {v[0].x, v[0].y, v[0].z, v[0].w};
+    if (together == 1) {  // each is a slice
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) result[e] = base == 0 ? sum[e] : result[e] + sum[e];
+    }
+    QSPEC_UNROLL
+    for (int i = 1; i < 4; ++i) {
+      if (base + i >= jobs) break;
+      const float four[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        if (together == 1) result[e] += four[e];
+        else sum[e] += four[e];
+      }
+    }
+    if (together == 1) continue;
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) result[e] = base == 0 ? sum[e] : result[e] + sum[e];
+  }
+}
+
+template <int n8>
+QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int rows) {
+  const RowBlocks blocks = params.blocks;
+  constexpr int kQuads = kTileN / 4;
+  const int columns = sum_columns(phase.rows, blocks);
+  const LinearSpec& spec = phase.linear;
+  const bool is_pair = spec.epilogue == Epilogue::kSilu;
+  const int tiles = is_pair ? spec.weight.n_tiles / 2 : spec.weight.n_tiles;
+  QSPEC_NO_UNROLL
+  for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * columns * kQuads; i += grid_blocks() * step_threads<n8>()) {
+    const int tile = i / (columns * kQuads), row = i / kQuads % columns, within = i % kQuads * 4;
+    if (row >= rows) continue;
+    const float factor = shared_load_float(kFactorsAt + row * 4);
+    float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
+    add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
+    if (is_pair) {
+      add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
+      store_silu(spec, blocks, tile * kTileN + within, row, factor, sum, up);
+    } else {
+      store_output(spec, tile * kTileN + within, row, factor, sum);
+    }
+  }
+}
+
+// ---- Wide linears ----------------------------------------------------------------------------------------------------------------------------
+
+// Of a slice of a tile that several blocks share, the block that has its first run left the sum as far as its share goes; runs behind that lie
+// one by one. Adds the slices. `at`: of the first run's sums in the workspace.
+QSPEC_DEVICE void add_shares(const LinearSpec& spec, const WideShares& shares, int tile, const float* at, int64_t run_floats, float (&result)[4]) {
+  const int runs = num_runs(spec.weight.k_tiles), job = tile * shares.jobs;
+  QSPEC_NO_UNROLL
+  for (int first = 0; first < runs; first += kSliceRuns) {
+    const int slot = first / spec.job_runs, rest = runs - first < kSliceRuns ? runs - first : kSliceRuns;
+    const int together = spec.job_runs > 1 ? kSliceRuns : shares.first_job(shares.block_of(job + first) + 1) - job - first;
+    float4 v[kSliceRuns];  // all loads wait together
+    QSPEC_UNROLL
+    for (int i = 0; i < kSliceRuns; ++i) {
+      v[i] = float4{0, 0, 0, 0};
+      if (i == 0 || (i >= together && i < rest)) v[i] = load_l2(reinterpret_cast<const float4*>(at + (slot + i) * run_floats));
+    }
+    float sum[4] = {v[0].x, v[0].y, v[0].z, v[0].w};
+    QSPEC_UNROLL
+    for (int i = 1; i < kSliceRuns; ++i) {
+      if (i < together || i >= rest) continue;
+      const float four[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) sum[e] += four[e];
+    }
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) result[e] = first == 0 ? sum[e] : result[e] + sum[e];
+  }
+}
+
+// Blocks take pieces of tiles in turn: as many outputs as they have threads, times four.
+template <int n8>
+QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, int rows) {
+  constexpr int kQuads = kTileN / 4, kColumns = 8 * n8, kThreads = step_threads<n8>();
+  const LinearSpec& spec = phase.linear;
+  const WideShares shares(spec, rows, kColumns);
+  const int columns = sum_columns(phase.rows, params.blocks), each = shares.group_items * kColumns * kQuads / kThreads;
+  const int64_t run_floats = static_cast<int64_t>(spec.weight.n_tiles) * columns * kTileN;
+  QSPEC_NO_UNROLL
+  for (int i = block_index(); i < shares.tiles * each; i += grid_blocks()) {
+    const int tile = i / each, at = (i - tile * each) * kThreads + thread_index(), pass = shares.pass(tile);
+    if (shares.is_whole(tile)) continue;
+    const int within = at % kQuads * 4, row = pass * kColumns + at / kQuads % kColumns, item = shares.first_item(tile) + at / (kQuads * kColumns);
+    if (row >= rows || item >= spec.num_items) continue;
+    const float factor = shared_load_float(kFactorsAt + row * 4);
+    const auto add = [&](int row_tile, float(&to)[4]) {
+      add_shares(spec, shares, tile, job_sums(params.workspace, spec, columns, 0, row_tile) + row * kTileN + within, run_floats, to);
+    };
+    float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
+    add(item, sum);
+    if (shares.is_pair) {
+      add(item + spec.num_items, up);
+      store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
+    } else {
+      store_output(spec, item * kTileN + within, row, factor, sum);
+    }
+  }
+}
+
+template <int n8>
+QSPEC_DEVICE_CALL void run_reduce(int index) {
+  const Phase& phase = phase_at(index);
+  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
+  if (n8 >= kWideRowBlocks && !is_integer(phase.linear.mode)) reduce_shares<n8>(step_params(), phase, rows);
+  else reduce_jobs<n8>(step_params(), phase, rows);
+}
+
+}  // namespace qspec::cuda
