@@ -14,12 +14,6 @@
 
 namespace qspec::cuda {
 
-// What this thread wrote or copied to shared memory may be read by tensor cores after the block's next barrier.
-QSPEC_DEVICE void publish_to_tensor_cores() {
-#if defined(QSPEC_HAS_WGMMA)
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
 // Products of a warpgroup run by themselves: begin_wide(), when all registers are ready, products, end_wide(); then wait_wide<n>() until at most n
 // such batches are still running. Until then neither their sums nor their A may be touched. No branches between begin_wide() and end_wide(),
 // and none of these in functions of their own, or the compiler makes every product wait for the one before.
