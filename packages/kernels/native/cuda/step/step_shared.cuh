@@ -11,7 +11,7 @@
 namespace qspec::cuda {
 
 constexpr int kMaxWaveUnits = 64;
-constexpr int kWideStateBytes = 80;
+constexpr int kWideStateBytes = 96;
 constexpr int kBlockBarrier = 0, kGroupBarrier = 1;  // kGroupBarrier + group of warps
 
 template <int n8>

@@ -66,7 +66,8 @@ struct WideState {
   WideShares shares;
   int32_t job_begin, job_end;
   PieceCursor first, input;  // of the share; to be copied next
-  int32_t stage, parity;     // of the ring (WideStages), where the last linear left it
+  int32_t stage, parity;            // of the ring (WideStages), where the linear begins with it
+  int32_t next_stage, next_parity;  // and where it leaves it: others may not have read the former yet
 
   // One thread, before the block's barrier.
   QSPEC_DEVICE void begin(const LinearSpec& spec, int rows, int pass_rows) {
@@ -74,6 +75,7 @@ struct WideState {
     job_begin = shares.first_job(block_index()), job_end = shares.first_job(block_index() + 1);
     first.begin_share(shares, spec, job_begin, job_end);
     input = first;
+    stage = next_stage, parity = next_parity;
   }
 };
 static_assert(sizeof(WideState) <= kWideStateBytes, "its place in shared memory");

@@ -41,7 +41,7 @@ struct WideStages {
   QSPEC_DEVICE static void begin_launch() {
     for (int i = 0; i < kStages; ++i) begin_counter(full_at(i), 1), begin_counter(empty_at(i), step_warps<n8>());
     publish_counters();
-    wide_state().stage = wide_state().parity = 0;
+    wide_state().next_stage = wide_state().next_parity = 0;
   }
   QSPEC_DEVICE static void copy_tiles(const uint8_t* from, int all_bytes, int tiles, int to) {
     expect_bytes(full_at(to), tiles * kTileBytesOfPass);
@@ -73,10 +73,10 @@ struct WideStages {
   }
   // Before the block's next barrier.
   QSPEC_DEVICE void end() const {
-    if (thread_index() == 0) wide_state().stage = stage, wide_state().parity = parity;
+    if (thread_index() == 0) wide_state().next_stage = stage, wide_state().next_parity = parity;
   }
 #else
-  QSPEC_DEVICE static void begin_launch() { wide_state().stage = wide_state().parity = 0; }
+  QSPEC_DEVICE static void begin_launch() { wide_state().next_stage = wide_state().next_parity = 0; }
   QSPEC_DEVICE static void copy_tiles(const uint8_t* from, int all_bytes, int tiles, int to) {
     constexpr int kUnits = kTileBytesOfPass / 16;
     for (int i = thread_index(); i < tiles * kUnits; i += step_threads<n8>()) copy_async<16>(at(to) + i * 16, from + static_cast<int64_t>(i / kUnits) * all_bytes + i % kUnits * 16);
@@ -101,7 +101,7 @@ struct WideStages {
   QSPEC_DEVICE void release(int) { stage = stage + 1 < kStages ? stage + 1 : 0; }
   QSPEC_DEVICE void end() const {
     wait_async<0>();
-    if (thread_index() == 0) wide_state().stage = stage;
+    if (thread_index() == 0) wide_state().next_stage = stage;
   }
 #endif
 };
