@@ -229,8 +229,7 @@ struct WeightChunk {
     }
   }
 
- private:
-  // All lanes.
+  // Of group q of the chunk, the pair of this lane's rows. All lanes.
   QSPEC_DEVICE uint32_t scales_of(int q) const {
     if constexpr (kIsShared) return static_cast<uint32_t>(shuffle_from(static_cast<int>(scales[0]), (lane_index() & ~3) + q));
     uint32_t pair = scales[0];

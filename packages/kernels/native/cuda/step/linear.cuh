@@ -100,7 +100,7 @@ QSPEC_DEVICE void run_pass(const StepParams& params, int index, int first) {
   }
 }
 
-// More than 32 rows take several passes over the share's weights: from L2 where the linear fits into it, else from memory again.
+// More than 32 rows of integer activations take several passes over the share's weights: from L2 where the linear fits into it, else from memory again.
 template <int n8>
 QSPEC_DEVICE void run_passes(const StepParams& params, int index, int rows) {
   const Phase& phase = phase_at(index);
@@ -119,7 +119,7 @@ QSPEC_DEVICE void run_passes(const StepParams& params, int index, int rows) {
 
 // 64 rows and more.
 template <int n8>
-QSPEC_DEVICE void run_wide(const StepParams& params, int index, int rows) {
+QSPEC_DEVICE void run_wide(int index, int rows) {
   const Phase& phase = phase_at(index);
   if (thread_index() == 0) {
     wide_state().begin(phase.linear, rows, 8 * n8);
@@ -141,7 +141,7 @@ QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
   const Phase& phase = phase_at(index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if constexpr (n8 < kWideRowBlocks) run_passes<n8>(params, index, rows);
-  else if (!is_integer(phase.linear.mode)) run_wide<n8>(params, index, rows);
+  else if (!is_integer(phase.linear.mode)) run_wide<n8>(index, rows);
   else run_passes<4>(params, index, rows);
 }
 

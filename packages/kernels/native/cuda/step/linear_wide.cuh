@@ -123,10 +123,12 @@ struct WideLinear {
 
   // Fragments of tile 0 or 1 of a chunk.
   QSPEC_DEVICE void unpack(Fragments& a, const Chunk& chunk, int tile) const {
-    const float radix = static_cast<float>(spec.weight.radix);
-    const uint32_t radix2 = kHasLow ? pack_bf16(radix, radix) : 0;
     QSPEC_UNROLL
-    for (int half = 0; half < 2; ++half) chunk.unpack(a[half], 2 * tile + half, radix2);
+    for (int half = 0; half < 2; ++half) chunk.unpack(a[half], 2 * tile + half, radix2());
+  }
+  QSPEC_DEVICE uint32_t radix2() const {
+    const float radix = static_cast<float>(spec.weight.radix);
+    return kHasLow ? pack_bf16(radix, radix) : 0;
   }
 
   // ---- Products of a piece ----
@@ -173,25 +175,17 @@ struct WideLinear {
       const Chunk& chunk = half < kPieceTiles ? even : odd;
       const int within = half % kPieceTiles;
       uint32_t a[2][4];
-      const float radix = static_cast<float>(spec.weight.radix);
-      chunk.unpack(a, within, kHasLow ? pack_bf16(radix, radix) : 0);
+      chunk.unpack(a, within, radix2());
       begin_wide();
       multiply_wide<false>(group.value, a, x, half / 2 * n8 * kWideBlockBytes + half % 2 * kWideHalfBytes);
       end_wide();
       wait_wide<0>();
       if ((half & mask) != mask) continue;
-      if (half < rest) add_group(sums, group, pick(chunk.scales, within >> spec.half_shift));
+      if (half < rest) add_group(sums, group, chunk.scales_of(within >> spec.half_shift));
       group.clear();
     }
     stages.release(lane);
     load(even, 0), load(odd, 1);
-  }
-  QSPEC_DEVICE static uint32_t pick(const uint32_t (&scales)[Chunk::kGroups], int q) {
-    uint32_t pair = scales[0];
-    QSPEC_UNROLL
-    for (int i = 1; i < Chunk::kGroups; ++i)  // a register has no index
-      if (i == q) pair = scales[i];
-    return pair;
   }
 
   // Dense weights are fragments already.
