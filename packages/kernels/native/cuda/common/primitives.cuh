@@ -34,7 +34,9 @@ QSPEC_DEVICE int lane_index() { return thread_index() % kWarp; }
 
 QSPEC_DEVICE unsigned long long device_clock() {
 #if defined(__CUDACC__)
-  return static_cast<unsigned long long>(clock64());
+  unsigned long long clock;
+  asm volatile("mov.u64 %0, %%clock64;" : "=l"(clock)::"memory");
+  return clock;
 #else
   static unsigned long long ticks = 0;
   return ++ticks;
@@ -213,10 +215,12 @@ QSPEC_DEVICE void named_barrier(int id, int num_threads) {
   emulator::named_barrier(id, num_threads);
 #endif
 }
-// Acquire and release at once; cheaper than __threadfence(), which also orders all fences of all threads.
-QSPEC_DEVICE void fence_device() {
+// Among neighbouring warps, by a barrier other than 0: known to be so, for else both kinds are compiled.
+QSPEC_DEVICE void group_barrier(int id, int num_threads) {
 #if defined(__CUDACC__)
-  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+#else
+  emulator::named_barrier(id, num_threads);
 #endif
 }
 QSPEC_DEVICE void pause() {
@@ -224,18 +228,26 @@ QSPEC_DEVICE void pause() {
   emulator::spin();
 #endif
 }
-// Global; returns the value before.
-QSPEC_DEVICE int atomic_add(int* address, int value) {
+// Global; counts up and returns the value before. Who sees the new value so sees what this thread had seen, and what others had who met it at a
+// barrier; and this thread what those before it had. One fence where two around a relaxed addition would be.
+QSPEC_DEVICE int count_up(int* address) {
 #if defined(__CUDACC__)
-  return atomicAdd(address, value);
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(address) : "memory");
+  return before;
 #else
   emulator::progress();
-  const int before = *address;
-  *address += value;
-  return before;
+  return (*address)++;
 #endif
 }
-// Shared memory; sums of integers come out the same in any order.
+// Sums of integers come out the same in any order.
+QSPEC_DEVICE void atomic_add(int* address, int value) {
+#if defined(__CUDACC__)
+  atomicAdd(address, value);
+#else
+  *address += value;
+#endif
+}
 QSPEC_DEVICE void atomic_add(unsigned long long* address, unsigned long long value) {
 #if defined(__CUDACC__)
   atomicAdd(address, value);
@@ -267,20 +279,19 @@ QSPEC_DEVICE void atomic_or(int* address, int value) {
   *address |= value;
 #endif
 }
-// After fence_device(): a thread that sees the new value sees what this one had seen.
-QSPEC_DEVICE void add_relaxed(unsigned long long* address, unsigned long long value) {
+// A thread that sees the new value by load_acquire() sees what this one had seen.
+QSPEC_DEVICE void add_release(unsigned long long* address, unsigned long long value) {
 #if defined(__CUDACC__)
-  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+  asm volatile("red.release.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 #else
   *address += value;
   emulator::progress();
 #endif
 }
-// For polling: what it says another thread did is visible only after fence_device().
-QSPEC_DEVICE unsigned long long load_relaxed(const unsigned long long* address) {
+QSPEC_DEVICE unsigned long long load_acquire(const unsigned long long* address) {
 #if defined(__CUDACC__)
   unsigned long long v;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(address) : "memory");
   return v;
 #else
   return *address;

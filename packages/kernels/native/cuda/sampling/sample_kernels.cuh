@@ -113,10 +113,8 @@ QSPEC_KERNEL(kSampleThreads, 1) sample_plain_kernel(const QSPEC_GRID_CONSTANT Sa
   if (thread_index() == 0) {
     SampleBest* place = p.workspace.best + row_index * kSampleChunks;
     place[chunk] = best;
-    fence_device();
-    *flag = atomic_add(p.workspace.arrivals + row_index, 1) == kSampleChunks - 1;
+    *flag = count_up(p.workspace.arrivals + row_index) == kSampleChunks - 1;
     if (*flag) {
-      fence_device();
       p.workspace.arrivals[row_index] = 0;
       SampleBest all{-INFINITY, -1, -INFINITY};
       for (int i = 0; i < kSampleChunks; ++i) {

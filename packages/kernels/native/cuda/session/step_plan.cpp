@@ -127,7 +127,7 @@ class PhaseBuilder {
       if (shape < 0) return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to have at most 24 linears of different shapes on CUDA; use the CPU backend."};
       out.linears.push_back(phase);
     }
-    if (configure_step(class_, demand_, step_fixed_bytes(static_cast<int>(out.linears.size())), environment_.shared_bytes, &out.config)) return {};
+    if (configure_step(class_, demand_, step_fixed_bytes(static_cast<int>(out.linears.size()), static_cast<int>(out.shape_linears.size())), environment_.shared_bytes, &out.config)) return {};
     return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to fit a multiprocessor's " + std::to_string(environment_.shared_bytes) +
                                           " bytes of shared memory but its activations need " + std::to_string(demand_.x_bytes) + "; use the CPU backend."};
   }
@@ -360,7 +360,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size());
   params->blocks = blocks_of(kRowClasses[row_class]);
-  params->region_at = c.config.region_at, params->slabs_at = c.config.slabs_at, params->num_slabs = c.config.num_slabs, params->attention_groups = c.config.attention_groups;
+  params->region_at = c.config.region_at, params->region_end = static_cast<int>(c.config.linear_end), params->attention_groups = c.config.attention_groups;
 }
 
 }  // namespace qspec::cuda

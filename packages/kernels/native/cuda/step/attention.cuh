@@ -206,7 +206,7 @@ struct AttentionPhase {
   };
 
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
-  QSPEC_DEVICE void sync() const { named_barrier(kGroupBarrier + which, kGroupThreads); }
+  QSPEC_DEVICE void sync() const { group_barrier(kGroupBarrier + which, kGroupThreads); }
 
   QSPEC_DEVICE uint32_t slot_at(int buffer, int position) const { return s.slots + (buffer * kSplitPositions + position) * 4; }
   QSPEC_DEVICE uint32_t scale_at(bool is_v, int buffer, int position) const {
@@ -534,10 +534,8 @@ struct AttentionPhase {
     sync();
     if (expected == 1) return true;
     if (thread == 0) {
-      fence_device();  // after the barrier: covers what the whole group stored
-      const int before = atomic_add(counter, 1);
+      const int before = count_up(counter);  // after the barrier: for what the whole group stored
       if (before == expected - 1) *counter = 0;
-      fence_device();
       shared_store_4(kFlagAt + which * 4, before == expected - 1);
     }
     sync();

@@ -33,9 +33,8 @@ QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const Sha
 }
 
 // Makes or copies the input of this share, all warps.
-template <int n8>
-QSPEC_DEVICE void fetch_input(const StepParams& params, int index, int first_column) {
-  const LinearPhase<n8> linear(params, index, first_column);
+template <int n8, XKind kind>
+QSPEC_DEVICE void fetch_input(const LinearPhase<n8>& linear) {
   const Phase& phase = linear.phase;
   const StreamShape& s = linear.s;
   if constexpr (n8 == 1) {
@@ -43,13 +42,13 @@ QSPEC_DEVICE void fetch_input(const StepParams& params, int index, int first_col
       uint8_t* const base = shared_memory();
       const int warp = thread_index() / kWarp;
       const RowsTask task{phase.rows == Rows::kTokensOfLogits ? step_batch().logit_row_index : nullptr, 0, linear.rows, s.run_begin, s.run_begin + s.num_runs, warp, step_warps<n8>()};
-      transform_rows<n8>(phase.source, task, phase.x, linear.blocks,
-                         {base + linear.input.x, reinterpret_cast<float*>(base + linear.input.scales), reinterpret_cast<int32_t*>(base + linear.input.sums), reinterpret_cast<float*>(base + kSquaresAt)});
+      transform_rows<n8, kind>(phase.source, task, phase.x, linear.blocks,
+                               {base + linear.input.x, reinterpret_cast<float*>(base + linear.input.scales), reinterpret_cast<int32_t*>(base + linear.input.sums), reinterpret_cast<float*>(base + kSquaresAt)});
       return;
     }
   }
-  copy_input(phase, s, linear.input, linear.params.blocks, linear.blocks, first_column / 8, thread_index(), step_threads<n8>());
-  if (first_column == 0) put_copied_factors<n8>(phase, linear.rows);
+  copy_input(phase, s, linear.input, linear.params.blocks, linear.blocks, linear.first_column / 8, thread_index(), step_threads<n8>());
+  if (linear.first_column == 0) put_copied_factors<n8>(phase, linear.rows);
 }
 
 // Before the products: every warp finds the rows' factors of a prologue for itself, the same, so that nobody waits for another.
@@ -66,12 +65,16 @@ template <int n8, GemmMode mode, int shift>
 QSPEC_DEVICE void run_products(const StepParams& params, int index, int first_column) {
   const LinearPhase<n8> linear(params, index, first_column);
   const StreamSource& source = stream_source(linear.phase.linear_index);
-  const auto wait = [&] {
-    named_barrier(kBlockBarrier, step_threads<n8>());
-    if (n8 == 1 && linear.spec.has_prologue) put_factors(linear.phase.source, linear.rows);
-  };
-  if constexpr (n8 < 3) WaveRuns<n8, mode, shift>(linear).run(source, wait);
-  else TileJobs<n8, mode, shift>(linear).run(source, wait);
+  if constexpr (n8 < 3) {
+    fetch_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
+    linear.stamp(0);
+    WaveRuns<n8, mode, shift>(linear).run(source, [&] {
+      named_barrier(kBlockBarrier, step_threads<n8>());
+      if (n8 == 1 && linear.spec.has_prologue) put_factors(linear.phase.source, linear.rows);
+    });
+  } else {
+    TileJobs<n8, mode, shift>(linear).run(source, [] { named_barrier(kBlockBarrier, step_threads<n8>()); });
+  }
 }
 
 template <int n8, GemmMode mode, int shift>
@@ -111,8 +114,11 @@ QSPEC_DEVICE void run_passes(const StepParams& params, int index, int rows) {
   QSPEC_NO_UNROLL
   for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
     if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
-    fetch_input<n8>(params, index, first);
-    stamp_clock(params, index, 0);
+    if constexpr (n8 >= 3) {
+      const LinearPhase<n8> linear(params, index, first);
+      fetch_input<n8, XKind::kAny>(linear);
+      linear.stamp(0);
+    }
     run_pass<n8>(params, index, first);
   }
 }

@@ -7,37 +7,32 @@
 namespace qspec::cuda {
 
 // Four neighbouring outputs of a column: runs of a slice in order, then slices in order. Jobs are runs, or whole slices.
-QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int tile, int at, float (&result)[4]) {
-  const int jobs = (num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs, together = kSliceRuns / spec.job_runs;
+QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int tile, int at, FourSums& result) {
+  constexpr int kAtOnce = 2 * kSliceRuns;
+  const int jobs = (num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs;
+  const bool are_slices = spec.job_runs > 1;
   const float* p = job_sums(workspace, spec, columns, 0, tile) + at;
   const int64_t stride = static_cast<int64_t>(spec.weight.n_tiles) * columns * kTileN;
   QSPEC_NO_UNROLL
-  for (int base = 0; base < jobs; base += 4) {
-    float4 v[4];  // all loads wait together
+  for (int base = 0; base < jobs; base += kAtOnce, p += kAtOnce * stride) {
+    float4 v[kAtOnce];  // all loads wait together
     QSPEC_UNROLL
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
       v[i] = float4{0, 0, 0, 0};
-      if (base + i < jobs) v[i] = load_l2(reinterpret_cast<const float4*>(p));
-      p += stride;
+      if (base + i < jobs) v[i] = load_l2(reinterpret_cast<const float4*>(p + i * stride));
     }
-    float sum[4] = {v[0].x, v[0].y, v[0].z, v[0].w};
-    if (together == 1) {  // each is a slice
+    if (are_slices) {
       QSPEC_UNROLL
-      for (int e = 0; e < 4; ++e) result[e] = base == 0 ? sum[e] : result[e] + sum[e];
+      for (int i = 0; i < kAtOnce; ++i) result.add(FourSums::of(v[i]), base + i < jobs, base + i == 0);
+      continue;
     }
     QSPEC_UNROLL
-    for (int i = 1; i < 4; ++i) {
-      if (base + i >= jobs) break;
-      const float four[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+    for (int first = 0; first < kAtOnce; first += kSliceRuns) {
+      FourSums slice = FourSums::of(v[first]);
       QSPEC_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        if (together == 1) result[e] += four[e];
-        else sum[e] += four[e];
-      }
+      for (int i = 1; i < kSliceRuns; ++i) slice.add(FourSums::of(v[first + i]), base + first + i < jobs);
+      result.add(slice, base + first < jobs, base + first == 0);
     }
-    if (together == 1) continue;
-    QSPEC_UNROLL
-    for (int e = 0; e < 4; ++e) result[e] = base == 0 ? sum[e] : result[e] + sum[e];
   }
 }
 
@@ -54,13 +49,13 @@ QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int 
     const int tile = i / (columns * kQuads), row = i / kQuads % columns, within = i % kQuads * 4;
     if (row >= rows) continue;
     const float factor = shared_load_float(kFactorsAt + row * 4);
-    float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
+    FourSums sum{}, up{};
     add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
     if (is_pair) {
       add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
-      store_silu(spec, blocks, tile * kTileN + within, row, factor, sum, up);
+      store_silu(spec, blocks, tile * kTileN + within, row, factor, sum.value, up.value);
     } else {
-      store_output(spec, tile * kTileN + within, row, factor, sum);
+      store_output(spec, tile * kTileN + within, row, factor, sum.value);
     }
   }
 }

@@ -6,11 +6,8 @@
 
 namespace qspec::cuda {
 
-// Sums of one run in its slab: [column][16 outputs]; every second pair of columns has its halves exchanged, against bank conflicts.
-QSPEC_HOST_DEVICE constexpr int slab_bytes(int columns) { return columns * kTileN * 4; }
-QSPEC_DEVICE int slab_place(int column, int out) { return (column * kTileN + (out ^ (column << 2 & 8))) * 4; }
-
-// The sums of a wave's units, four neighbouring outputs of a row a thread at a time.
+// The sums of a wave's units. A row of a unit is the task of neighbouring lanes: four outputs and a slice of k each, so that no lane has a long chain
+// to add while everybody waits. The lanes of the first slice get the others' sums, in order, and store.
 template <int n8>
 struct WaveSums {
   const LinearPhase<n8>& phase;
@@ -18,117 +15,111 @@ struct WaveSums {
   const StreamShape& s;
   int first, count;  // units
 
-  static constexpr int kQuads = kTileN / 4;
+  static constexpr int kQuads = kTileN / 4, kMostSlices = kWarp / kQuads;
 
-  struct Quad {
-    int unit, row, within;  // of the wave; of the batch; of the row-tile's outputs
+  struct Task {
+    int unit, row;      // of the wave; of the batch
+    int within, slice;  // the lane's of the row-tile's outputs; of k
+    int slices;         // lanes of a task, in slices: a power of two
+    bool is_there;
   };
-  // Calls `run` for the calling thread's quads.
+  // Calls `run` for the calling warp's tasks, all lanes together. `slices` of k.
   template <typename Run>
-  QSPEC_DEVICE void for_quads(const Run& run) const {
-    const int each = phase.rows * kQuads;
+  QSPEC_DEVICE void for_tasks(int slices, const Run& run) const {
+    const int column_shift = n8 > 1 ? 4 : phase.blocks.rows >= 4 ? (phase.blocks.rows >= 8 ? 3 : 2) : phase.blocks.rows - 1;  // log2 of the columns
+    const int slice_shift = slices > 4 ? 3 : slices > 2 ? 2 : slices - 1, lane_shift = slice_shift + 2, lane = lane_index();
+    const int tasks = count << column_shift, step = kWarp >> lane_shift;
     QSPEC_NO_UNROLL
-    for (int i = thread_index(); i < count * each; i += step_threads<n8>()) {
-      const int unit = i / each, rest = i - unit * each;
-      run(Quad{unit, rest / kQuads, rest % kQuads * 4});
+    for (int base = thread_index() / kWarp * step; base < tasks; base += step_warps<n8>() * step) {
+      const int number = base + (lane >> lane_shift), row = number & ((1 << column_shift) - 1);
+      run(Task{number >> column_shift, row, lane % kQuads * 4, lane / kQuads & ((1 << slice_shift) - 1), 1 << slice_shift, number < tasks && row < phase.rows});
     }
   }
-  QSPEC_DEVICE int tile(const Quad& q, bool is_second) const { return s.item_begin + first + q.unit + (is_second ? s.second_tile : 0); }
+  QSPEC_DEVICE int tile(const Task& t, bool is_second) const { return s.item_begin + first + t.unit + (is_second ? s.second_tile : 0); }
 
-  // Runs [begin, begin + count) of a unit's first or second row-tile: runs of a slice in order, then slices in order.
-  QSPEC_DEVICE void sum_runs(const Quad& q, bool is_second, int begin, int runs, float (&result)[4]) const {
-    const uint32_t bytes = slab_bytes(phase.blocks.columns());
-    uint32_t p = phase.params.slabs_at + (q.unit * s.unit_runs + (is_second ? s.num_runs : 0) + begin) * bytes + slab_place(q.row, q.within);
+  // A slice of a unit's first or second row-tile, counted from the share's first: its runs in order.
+  QSPEC_DEVICE FourSums slice_of_runs(const Task& t, bool is_second, int slice) const {
+    const int bytes = slab_bytes(phase.blocks.columns()), begin = slice * kSliceRuns, runs = s.num_runs - begin;
+    const uint32_t p = s.slabs_at + (t.unit * s.unit_runs + (is_second ? s.num_runs : 0) + begin) * bytes + slab_place(t.row, t.within);
+    FourSums sum{};
+    if (!t.is_there || runs <= 0) return sum;
+    uint4 v[kSliceRuns];  // where there is no run, the first once more
+    QSPEC_UNROLL
+    for (int i = 0; i < kSliceRuns; ++i) v[i] = shared_load_16(p + (i < runs ? i * bytes : 0));
+    sum = FourSums::of(v[0]);
+    QSPEC_UNROLL
+    for (int i = 1; i < kSliceRuns; ++i) sum.add(FourSums::of(v[i]), i < runs);
+    return sum;
+  }
+  QSPEC_DEVICE float4* partial(const Task& t, int slice, bool is_second) const {
+    return reinterpret_cast<float4*>(phase.params.workspace.partials + (static_cast<int64_t>(slice) * phase.rows + t.row) * spec.weight.n_tiles * kTileN +
+                                     tile(t, is_second) * kTileN + t.within);
+  }
+  // `get(slice)` of all slices, in order; right in the lanes of the task's first slice.
+  template <typename Get>
+  QSPEC_DEVICE FourSums sum_slices(const Task& t, int slices, const Get& get) const {
+    FourSums result{};
     QSPEC_NO_UNROLL
-    for (int base = 0; base < runs; base += kSliceRuns) {
-      uint4 v[kSliceRuns];
+    for (int base = 0; base < slices; base += t.slices) {
+      const FourSums one = get(base + t.slice);
       QSPEC_UNROLL
-      for (int i = 0; i < kSliceRuns; ++i) {
-        v[i] = uint4{0, 0, 0, 0};
-        if (base + i < runs) v[i] = shared_load_16(p);
-        p += bytes;
-      }
-      QSPEC_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        float sum = float_of_bits(word_of(v[0], e));
+      for (int i = 0; i < kMostSlices; ++i) {
+        if (i >= t.slices) break;
+        FourSums next;
         QSPEC_UNROLL
-        for (int i = 1; i < kSliceRuns; ++i)
-          if (base + i < runs) sum += float_of_bits(word_of(v[i], e));
-        result[e] = base == 0 ? sum : result[e] + sum;
+        for (int e = 0; e < 4; ++e) next.value[e] = shuffle_from(one.value[e], (lane_index() + i * kQuads) % kWarp);
+        result.add(next, base + i < slices, base + i == 0);
       }
     }
+    return result;
   }
-  QSPEC_DEVICE float4* partial(const Quad& q, int slice, bool is_second) const {
-    return reinterpret_cast<float4*>(phase.params.workspace.partials + (static_cast<int64_t>(slice) * phase.rows + q.row) * spec.weight.n_tiles * kTileN +
-                                     tile(q, is_second) * kTileN + q.within);
-  }
+
   // This share has only some slices of k: their sums go to the workspace.
-  QSPEC_DEVICE void share_slices(const Quad& q, bool is_second) const {
-    QSPEC_NO_UNROLL
-    for (int begin = 0; begin < s.num_runs; begin += kSliceRuns) {
-      float sum[4];
-      sum_runs(q, is_second, begin, s.num_runs - begin < kSliceRuns ? s.num_runs - begin : kSliceRuns, sum);
-      store_l2(partial(q, (s.run_begin + begin) / kSliceRuns, is_second), float4{sum[0], sum[1], sum[2], sum[3]});
-    }
+  QSPEC_DEVICE void share_slices(int slices) const {
+    for_tasks(slices, [&](const Task& t) {
+      for (int slice = t.slice; t.is_there && slice < slices; slice += t.slices)
+        for (int j = 0; j < (s.is_pair ? 2 : 1); ++j) {
+          const FourSums sum = slice_of_runs(t, j == 1, slice);
+          store_l2(partial(t, s.run_begin / kSliceRuns + slice, j == 1), float4{sum.value[0], sum.value[1], sum.value[2], sum.value[3]});
+        }
+    });
   }
   // The parts of k that a unit has count up; whoever comes last sees everybody's sums. All threads of the block.
   QSPEC_DEVICE void count_parts() const {
     named_barrier(kBlockBarrier, step_threads<n8>());
     const int unit = thread_index();
     if (unit < count) {
-      fence_device();  // after the barrier: covers what the whole block stored
       int* counter = phase.params.workspace.counters + s.item_begin + first + unit;
-      const bool is_last = atomic_add(counter, 1) == spec.num_parts - 1;
+      const bool is_last = count_up(counter) == spec.num_parts - 1;  // after the barrier: for what the whole block stored
       if (is_last) *counter = 0;
-      fence_device();
       shared_store_4(kCompleteAt + unit * 4, is_last);
     }
     named_barrier(kBlockBarrier, step_threads<n8>());
-  }
-  QSPEC_DEVICE void sum_slices(const Quad& q, bool is_second, float (&result)[4]) const {
-    const int slices = num_slices(spec.weight.k_tiles);
-    QSPEC_NO_UNROLL
-    for (int base = 0; base < slices; base += 4) {
-      float4 v[4];  // all loads wait together
-      QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        v[i] = float4{0, 0, 0, 0};
-        if (base + i < slices) v[i] = load_l2(partial(q, base + i, is_second));
-      }
-      QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        if (base + i >= slices) break;
-        const float four[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
-        QSPEC_UNROLL
-        for (int e = 0; e < 4; ++e) result[e] = base + i == 0 ? four[e] : result[e] + four[e];
-      }
-    }
   }
 
   // After a barrier behind the wave's runs; the caller has another before the slabs are written again.
   QSPEC_DEVICE void store() const {
     const bool is_shared = spec.num_parts > 1;
+    const int own_slices = (s.num_runs + kSliceRuns - 1) / kSliceRuns, slices = is_shared ? num_slices(spec.weight.k_tiles) : own_slices;
     if (is_shared) {
-      for_quads([&](const Quad& q) {
-        share_slices(q, false);
-        if (s.is_pair) share_slices(q, true);
-      });
+      share_slices(own_slices);
       count_parts();
     }
-    for_quads([&](const Quad& q) {
-      if (is_shared && shared_load_4(kCompleteAt + q.unit * 4) == 0) return;
-      const float factor = shared_load_float(factor_at(spec, q.row));
-      float sums[4] = {}, before[4] = {};
-      QSPEC_NO_UNROLL
-      for (int j = 0; j < (s.is_pair ? 2 : 1); ++j) {
-        QSPEC_UNROLL
-        for (int e = 0; e < 4; ++e) before[e] = sums[e];
-        if (is_shared) sum_slices(q, j == 1, sums);
-        else sum_runs(q, j == 1, 0, s.num_runs, sums);
-      }
-      const int column = tile(q, false) * kTileN + q.within;
-      if (s.is_pair) store_silu(spec, phase.blocks, column, q.row, factor, before, sums);
-      else store_output(spec, column, q.row, factor, sums);
+    for_tasks(slices, [&](Task t) {
+      if (is_shared) t.is_there = t.is_there && shared_load_4(kCompleteAt + t.unit * 4) != 0;
+      const auto sum = [&](bool is_second) {
+        return sum_slices(t, slices, [&](int slice) {
+          if (!is_shared) return slice_of_runs(t, is_second, slice);
+          return t.is_there && slice < slices ? FourSums::of(load_l2(partial(t, slice, is_second))) : FourSums{};
+        });
+      };
+      FourSums sums = sum(false), ups{};
+      if (s.is_pair) ups = sum(true);
+      if (!t.is_there || t.slice > 0) return;
+      const float factor = shared_load_float(factor_at(spec, t.row));
+      const int column = tile(t, false) * kTileN + t.within;
+      if (s.is_pair) store_silu(spec, phase.blocks, column, t.row, factor, sums.value, ups.value);
+      else store_output(spec, column, t.row, factor, sums.value);
     });
   }
 };
@@ -146,7 +137,7 @@ struct WaveRuns {
 
   QSPEC_DEVICE void write_slab(int number, const Accumulator<n8>& total) const {
     const int g = lane / 4, t = lane % 4;
-    const uint32_t slab = phase.params.slabs_at + number * slab_bytes(phase.blocks.columns());
+    const uint32_t slab = s.slabs_at + number * slab_bytes(phase.blocks.columns());
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       QSPEC_UNROLL
@@ -170,12 +161,12 @@ struct WaveRuns {
   template <typename Wait>
   QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
     RunWalk<n8> at;
-    at.begin(s, source);
+    at.begin(s, source, warp_start(phase.params, phase.phase.shape_index));
+    product.begin(product.even, at.place);
+    wait();
+    phase.stamp(1);
     QSPEC_NO_UNROLL
-    for (int wave = 0; wave < s.num_waves; ++wave) {
-      at.begin_wave(s, source, wave, thread_index() / kWarp);
-      product.begin(product.even, at.place);
-      if (wave == 0) wait();
+    for (int wave = 0, first = 0;;) {
       QSPEC_NO_UNROLL
       while (at.left > 0) {
         step(at, product.even, product.odd);
@@ -183,10 +174,17 @@ struct WaveRuns {
         if (at.left == 0) break;
         step(at, product.odd, product.even);
       }
+      phase.stamp(2);
       named_barrier(kBlockBarrier, step_threads<n8>());
-      const int first = s.units * wave / s.num_waves;
-      WaveSums<n8>{phase, phase.spec, s, first, s.units * (wave + 1) / s.num_waves - first}.store();
-      if (wave + 1 < s.num_waves) named_barrier(kBlockBarrier, step_threads<n8>());
+      phase.stamp(3);
+      const bool is_last = ++wave == s.num_waves;
+      const int end = is_last ? s.units : s.units * wave / s.num_waves;
+      WaveSums<n8>{phase, phase.spec, s, first, end - first}.store();
+      if (is_last) break;
+      first = end;
+      at.begin(s, source, RunWalk<n8>::find_start(s, wave, thread_index() / kWarp));
+      product.begin(product.even, at.place);
+      named_barrier(kBlockBarrier, step_threads<n8>());
     }
   }
 };

@@ -5,15 +5,6 @@
 
 namespace qspec::cuda {
 
-// Activations of a share in the region, from run 0 of the share: offsets; integer scales and sums behind the codes.
-struct ShareInput {
-  uint32_t x, scales, sums;
-};
-QSPEC_DEVICE ShareInput share_input(const StreamShape& s, int group_size, uint32_t region, RowBlocks blocks) {
-  if (!is_integer(s.mode)) return {region, 0, 0};
-  const uint32_t scales = region + s.num_runs * kRunTiles * code_tile_bytes(blocks);
-  return {region, scales, scales + s.num_runs * (kRunK / group_size) * blocks.columns() * 4};
-}
 // From tile `first_tile` of the share on.
 template <GemmMode mode>
 QSPEC_DEVICE TileInput tile_input(const ShareInput& share, int half_shift, RowBlocks blocks, int first_tile) {
@@ -22,29 +13,56 @@ QSPEC_DEVICE TileInput tile_input(const ShareInput& share, int half_shift, RowBl
   return {share.x + first_tile * code_tile_bytes(blocks), share.scales + group, share.sums + group, blocks};
 }
 
+// ---- Sums in order: runs of a slice, then slices. Without branches, which would set one load behind the other -----------------------------------
+
+struct FourSums {
+  float value[4];
+
+  QSPEC_DEVICE static FourSums of(const float4& v) { return {{v.x, v.y, v.z, v.w}}; }
+  QSPEC_DEVICE static FourSums of(const uint4& v) { return {{float_of_bits(v.x), float_of_bits(v.y), float_of_bits(v.z), float_of_bits(v.w)}}; }
+  // Adds what comes next, if it is there; the first replaces what was here.
+  QSPEC_DEVICE void add(const FourSums& next, bool is_there, bool is_first = false) {
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const float sum = is_first ? next.value[e] : value[e] + next.value[e];
+      value[e] = is_there ? sum : value[e];
+    }
+  }
+};
+
 // ---- What becomes of a sum ---------------------------------------------------------------------------------------------------------------
 
 // Where a row's factor of the norm is: where the block makes its own input every warp has found it for itself.
 QSPEC_DEVICE uint32_t own_factor_at(int row) { return kOwnFactorsAt + (thread_index() / kWarp * kPrologueRows + row) * 4; }
 QSPEC_DEVICE uint32_t factor_at(const LinearSpec& spec, int row) { return spec.has_prologue ? own_factor_at(row) : kFactorsAt + row * 4; }
 
-// Four neighbouring outputs of a row: sums over k in, the op's values out. `factor`: of the row's norm.
+// Four neighbouring outputs of a row: sums over k in, the op's values out; past n, anything. `factor`: of the row's norm. Here and below few
+// branches: with few rows everybody waits for one thread's chain of instructions.
 QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, float (&v)[4]) {
   const float scale = spec.mode == GemmMode::kHiLo ? factor / static_cast<float>(spec.weight.radix) : factor;
   QSPEC_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    v[e] *= scale;
-    if (spec.bias && column + e < spec.weight.n) v[e] += load_constant(spec.bias + column + e);
-  }
+  for (int e = 0; e < 4; ++e) v[e] *= scale;
+  if (spec.bias == nullptr) return;
+  const int last = spec.weight.n - 1;
+  QSPEC_UNROLL
+  for (int e = 0; e < 4; ++e) v[e] += load_constant(spec.bias + (column + e < last ? column + e : last));
 }
 QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float (&v)[4]) {
-  finish_sums(spec, column, factor, v);
   float* p = spec.output + row * spec.output_stride + spec.output_column + column;
-  QSPEC_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    if (column + e >= spec.weight.n) return;
-    if (spec.epilogue == Epilogue::kAdd) add_to(p + e, v[e]);
-    else p[e] = v[e];
+  const bool is_sum = spec.epilogue == Epilogue::kAdd;
+  const int left = spec.weight.n - column;
+  finish_sums(spec, column, factor, v);
+  if (left >= 4 && is_sum) {
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) add_to(p + e, v[e]);
+  } else if (left >= 4 && reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0) {
+    *reinterpret_cast<float4*>(p) = float4{v[0], v[1], v[2], v[3]};
+  } else {
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      if (e < left && is_sum) add_to(p + e, v[e]);
+      else if (e < left) p[e] = v[e];
+    }
   }
 }
 // silu(gate) · up of elements k … k + 3 of the product (its width is a multiple of 16): float rows, or bf16 x-form.
@@ -93,6 +111,7 @@ QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows) {
 template <int n8>
 struct LinearPhase {
   const StepParams& params;
+  int index;
   const Phase& phase;
   const LinearSpec& spec;
   const StreamShape& s;
@@ -101,8 +120,9 @@ struct LinearPhase {
   int rows;
   int first_column;  // of this pass
 
-  QSPEC_DEVICE LinearPhase(const StepParams& of, int index, int first)
+  QSPEC_DEVICE LinearPhase(const StepParams& of, int index_of_phase, int first)
       : params(of),
+        index(index_of_phase),
         phase(phase_at(index)),
         spec(phase.linear),
         s(stream_shape(phase.shape_index)),
@@ -110,6 +130,9 @@ struct LinearPhase {
         input(share_input(s, spec.weight.group_size, params.region_at, blocks)),
         rows(phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows),
         first_column(first) {}
+
+  // Profiling: 0 this warp's part of the input is there, 1 all of it, 2 this warp's products are done, 3 everybody's, 4 stored.
+  QSPEC_DEVICE void stamp(int step) const { stamp_clock(params, index, step); }
 };
 
 // Multiplies runs one after another. Two chunks of weights take turns: one is on its way while the other is multiplied.

@@ -41,8 +41,7 @@ struct TileJobs {
   template <typename Wait>
   QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
     RunWalk<n8> at;
-    at.begin(s, source);
-    at.begin_wave(s, source, 0, thread_index() / kWarp);
+    at.begin(s, source, warp_start(phase.params, phase.phase.shape_index));
     product.begin(product.even, at.place);
     wait();
     const int job_runs = s.job_runs, num_runs = s.num_runs;

@@ -222,12 +222,15 @@ QSPEC_DEVICE void find_largest(const RowsSpec& spec, const RowsTask& task) {
   named_barrier(kBlockBarrier, step_threads<n8>());
 }
 
+// What a row becomes, where that is known beforehand.
+enum class XKind : uint8_t { kAny, kBf16, kCodes };
+
 // Rows of `spec` into x-form, without the norm's factor (see make_run). The caller synchronises. With one scale a token, and only then, it
 // takes all warps of the block and their tasks must be whole rows.
-template <int n8>
+template <int n8, XKind kind = XKind::kAny>
 QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, const XForm& x, RowBlocks blocks, const XPlace& place) {
   const int lane = lane_index(), runs = num_row_runs(spec);
-  const bool is_per_token = x.bits < 16 && x.per_token;
+  const bool is_bf16 = kind == XKind::kBf16 || (kind == XKind::kAny && x.bits == 16), is_per_token = !is_bf16 && x.per_token;
   // A norm needs the squares of all runs, even of those that aren't stored.
   const bool is_whole = spec.source == RowSource::kNorm || is_per_token;
   const int begin = is_whole ? 0 : task.run_begin, each = is_whole ? runs : task.run_end - task.run_begin;
@@ -240,7 +243,7 @@ QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, con
     if (spec.source == RowSource::kNorm && lane == 0) place.squares[row * runs + run] = squares;
     if (run < task.run_begin || run >= task.run_end) continue;
     const int width = spec.width - task.run_begin * kRunK, local = run - task.run_begin;
-    if (x.bits == 16) {
+    if (is_bf16) {
       store_bf16(place.data, blocks, row, width, local, lane, v);
       continue;
     }

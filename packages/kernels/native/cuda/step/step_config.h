@@ -29,7 +29,7 @@ constexpr int kMaxSlabs = 256;
 constexpr size_t kSlabBytes = 32 << 10;
 
 struct StepConfig {
-  int region_at = 0, slabs_at = 0, num_slabs = 0;
+  int region_at = 0;
   size_t linear_end = 0, attention_bytes = 0;  // behind the slabs; of one group's tiles
   int attention_groups = 0;                    // that fit
 
@@ -44,19 +44,22 @@ struct StepDemand {
   int unit_runs = 1;        // most runs of a unit
 };
 
-// Slabs (up to 16 rows) for the runs of a wave: so many that most linears have one wave, or as many as fit. False when a unit doesn't fit.
+// Slabs (up to 16 rows) for the runs of a wave: so many that most linears have one wave, or as many as fit; a linear with fewer activations than the
+// widest has more. False when a unit doesn't fit.
 inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, StepConfig* out) {
   const size_t slab = c.n8 >= 3 ? 0 : static_cast<size_t>(pass_columns(c)) * kTileN * 4;
   StepConfig config;
-  config.region_at = static_cast<int>(fixed_bytes), config.slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
-  if (config.slabs_at + demand.unit_runs * slab > available) return false;
+  config.region_at = static_cast<int>(fixed_bytes);
+  const size_t slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
+  if (slabs_at + demand.unit_runs * slab > available) return false;
+  int num_slabs = 0;
   if (slab > 0) {
-    const int fit = static_cast<int>((available - config.slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 == 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
-    config.num_slabs = std::min(std::max(wanted, demand.unit_runs), fit);
+    const int fit = static_cast<int>((available - slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 == 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
+    num_slabs = std::min(std::max(wanted, demand.unit_runs), fit);
   }
   config.attention_groups = kAttentionGroups;
   while (config.attention_groups > 1 && config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes > available) --config.attention_groups;
-  config.linear_end = config.slabs_at + config.num_slabs * slab, config.attention_bytes = demand.attention_bytes;
+  config.linear_end = slabs_at + num_slabs * slab, config.attention_bytes = demand.attention_bytes;
   if (config.shared_bytes(config.attention_groups) > available) return false;
   *out = config;
   return true;

@@ -18,19 +18,15 @@ struct GridBarrier {
 QSPEC_DEVICE GridBarrier& grid_barrier() { return shared_at<GridBarrier>(kBarrierAt); }
 QSPEC_DEVICE void begin_barrier(unsigned long long* counter) {
   const unsigned long long blocks = static_cast<unsigned long long>(grid_blocks());
-  grid_barrier() = {counter, load_relaxed(counter) / blocks * blocks + blocks};  // fewer than all can have arrived at this launch's first
+  grid_barrier() = {counter, load_acquire(counter) / blocks * blocks + blocks};  // fewer than all can have arrived at this launch's first
 }
 // One thread of the block, after all have met.
-QSPEC_DEVICE void arrive_at_barrier() {
-  fence_device();
-  add_relaxed(grid_barrier().arrivals, 1);
-}
+QSPEC_DEVICE void arrive_at_barrier() { add_release(grid_barrier().arrivals, 1); }
 QSPEC_DEVICE void wait_at_barrier() {
   const unsigned long long target = grid_barrier().target;
   const unsigned long long* arrivals = grid_barrier().arrivals;
-  while (load_relaxed(arrivals) < target) pause();
+  while (load_acquire(arrivals) < target) pause();
   grid_barrier().target = target + static_cast<unsigned long long>(grid_blocks());
-  fence_device();
 }
 
 // Starts copying a phase. It comes from far away: nobody has read it since the last step, and the weights have passed through L2 since.
@@ -83,10 +79,11 @@ template <int n8>
 QSPEC_DEVICE void load_streams(const StepParams& params, int thread) {
   if (thread % kWarp == 0) {  // one a warp: they wait for different memory
     for (int i = thread / kWarp; i < params.num_shapes; i += step_warps<n8>())
-      load_shape<n8>(params.linears[params.shape_linears[i]].linear, block_index(), params.num_slabs, &stream_shape(i));
+      load_shape<n8>(params, params.linears[params.shape_linears[i]].linear, block_index(), &stream_shape(i));
   }
   named_barrier(kBlockBarrier, step_threads<n8>());
   for (int i = thread; i < params.num_linears; i += step_threads<n8>()) load_source(params.linears[i], &stream_source(i));
+  for (int i = lane_index(); i < params.num_shapes; i += kWarp) warp_start(params, i) = RunWalk<n8>::find_start(stream_shape(i), 0, thread / kWarp);
 }
 
 template <int n8>

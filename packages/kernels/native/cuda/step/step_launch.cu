@@ -5,7 +5,7 @@
 
 namespace qspec::cuda {
 
-size_t step_fixed_bytes(int num_linears) { return step_fixed(num_linears); }
+size_t step_fixed_bytes(int num_linears, int num_shapes) { return step_fixed(num_linears, num_shapes); }
 
 int attention_tile_bytes(int head_dim) { return attention_shared_bytes(head_dim); }
 

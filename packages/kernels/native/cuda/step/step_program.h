@@ -202,8 +202,7 @@ struct StepParams {
   int num_phases;
   int num_linears;
   RowBlocks blocks;             // how x-forms in memory are laid out
-  int region_at;                // in shared memory: what a phase works on: activations, from slabs_at on slabs
-  int slabs_at, num_slabs;
+  int region_at, region_end;    // in shared memory: what a phase works on: activations, and behind them slabs as long as there is room
   int attention_groups;         // that work: fewer than kAttentionGroups where shared memory is short
   unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
   int stamps_stride;

@@ -42,6 +42,7 @@ struct StreamShape {
   int item_begin, item_end;
   int run_begin, num_runs;
   int units, num_waves;     // how many of both; 0: the block has no share
+  uint32_t slabs_at;        // in shared memory (up to 16 rows)
   int unit_runs;            // runs of a unit: what becomes one row-tile of output, or a (gate, up) pair
   int job_runs;             // warps share out jobs of so many runs
   int second_tile;          // row-tiles from a pair's first to its second
@@ -50,6 +51,16 @@ struct StreamShape {
   uint32_t run_bytes, end_bytes;          // dense, or codes with scales: of a run; from the share's first run to the row-tile's end
   uint32_t low_run_bytes, low_end_bytes;  // of the low plane; 0 where it isn't read
   uint32_t tile_bytes, low_tile_bytes;                    // from row-tile to row-tile
+  // From a row-tile's last run to the first of the one that a warp takes next, in tiles and units of 16 bytes. Of a pair: from its first to its second, to
+  // the next pair's first.
+  int tile_steps[2], jumps[2], low_jumps[2];
+};
+// A warp's first run of the linears of a shape.
+struct alignas(16) WarpStart {
+  uint32_t high, low;   // from the source's first bytes, in units of 16
+  int32_t run, tile, left, number;  // as in RunWalk
+  int32_t step;         // which of the steps from row-tile to row-tile is next
+  int32_t reserved;
 };
 // Where the share of one linear begins, by plane.
 struct StreamSource {
@@ -76,14 +87,20 @@ constexpr uint32_t kWideAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);
 constexpr uint32_t kWideCountersAt = after(kWideAt, kWideStateBytes);             // of stages: two counters each
 constexpr uint32_t kShapesAt = after(kWideCountersAt, kWideStages * 16);
 constexpr uint32_t kSourcesAt = after(kShapesAt, kMaxStreamShapes * sizeof(StreamShape));
-// Bytes before the region.
-QSPEC_HOST_DEVICE constexpr uint32_t step_fixed(int num_linears) { return (after(kSourcesAt, num_linears * sizeof(StreamSource)) + 127) / 128 * 128; }
+// Behind the sources of `num_linears`: WarpStart [shapes][warps]; behind these the region.
+QSPEC_HOST_DEVICE constexpr uint32_t starts_at(int num_linears) { return after(kSourcesAt, num_linears * sizeof(StreamSource)); }
+QSPEC_HOST_DEVICE constexpr uint32_t step_fixed(int num_linears, int num_shapes) {
+  return (after(starts_at(num_linears), num_shapes * kStepWarps * sizeof(WarpStart)) + 127) / 128 * 128;
+}
 
 QSPEC_DEVICE Phase& phase_at(int index) { return shared_at<Phase>(kPhasesAt + (index & 1) * sizeof(Phase)); }
 QSPEC_DEVICE const StepBatch& step_batch() { return shared_at<StepBatch>(kBatchAt); }
 QSPEC_DEVICE const StepParams& step_params() { return shared_at<StepParams>(kParamsAt); }
 QSPEC_DEVICE AttentionStart& attention_start() { return shared_at<AttentionStart>(kStartAt); }
 QSPEC_DEVICE StreamShape& stream_shape(int index) { return shared_at<StreamShape>(kShapesAt + index * sizeof(StreamShape)); }
+QSPEC_DEVICE WarpStart& warp_start(const StepParams& params, int shape) {
+  return shared_at<WarpStart>(starts_at(params.num_linears) + (shape * kStepWarps + thread_index() / kWarp) * sizeof(WarpStart));
+}
 QSPEC_DEVICE StreamSource& stream_source(int linear) { return shared_at<StreamSource>(kSourcesAt + linear * sizeof(StreamSource)); }
 
 // Profiling: the block's clock at `step` (0 … kStampSteps - 1) of a phase, and (phase -1) at the launch's start.

@@ -8,9 +8,31 @@
 
 namespace qspec::cuda {
 
+// Activations of a share in the region, from run 0 of the share: offsets; integer scales and sums behind the codes.
+struct ShareInput {
+  uint32_t x, scales, sums;
+};
+QSPEC_DEVICE ShareInput share_input(const StreamShape& s, int group_size, uint32_t region, RowBlocks blocks) {
+  if (!is_integer(s.mode)) return {region, 0, 0};
+  const uint32_t scales = region + s.num_runs * kRunTiles * code_tile_bytes(blocks);
+  return {region, scales, scales + s.num_runs * (kRunK / group_size) * blocks.columns() * 4};
+}
+// Behind them.
+QSPEC_DEVICE uint32_t share_end(const StreamShape& s, int group_size, uint32_t region, RowBlocks blocks) {
+  const ShareInput input = share_input(s, group_size, region, blocks);
+  const uint32_t end = is_integer(s.mode) ? input.sums + s.num_runs * (kRunK / group_size) * blocks.columns() * 4 : input.x + s.num_runs * kRunTiles * x_tile_bytes(blocks);
+  return (end + 127) / 128 * 128;
+}
+
+constexpr int kJumpBytes = 16;
+
+// Sums of one run of a row-tile in its slab: [column][16 outputs]; every second pair of columns has its halves exchanged, against bank conflicts.
+QSPEC_HOST_DEVICE constexpr int slab_bytes(int columns) { return columns * kTileN * 4; }
+QSPEC_DEVICE int slab_place(int column, int out) { return (column * kTileN + (out ^ (column << 2 & 8))) * 4; }
+
 // One thread: this block's share of a linear's shape.
 template <int n8>
-QSPEC_DEVICE void load_shape(const LinearSpec& spec, int block, int slabs, StreamShape* out) {
+QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, int block, StreamShape* out) {
   const DeviceWeight w = spec.weight;
   StreamShape s;
   s.mode = spec.mode, s.is_pair = spec.epilogue == Epilogue::kSilu;
@@ -25,8 +47,12 @@ QSPEC_DEVICE void load_shape(const LinearSpec& spec, int block, int slabs, Strea
   s.job_runs = spec.job_runs;
   s.unit_runs = s.num_runs * (s.is_pair ? 2 : 1);
   s.units = s.item_end - s.item_begin;
-  const int most = slabs / s.unit_runs < kMaxWaveUnits ? slabs / s.unit_runs : kMaxWaveUnits;
-  s.num_waves = n8 < 3 ? (s.units + most - 1) / most : 1;
+  s.slabs_at = 0, s.num_waves = 1;
+  if constexpr (n8 < 3) {
+    s.slabs_at = share_end(s, w.group_size, params.region_at, params.blocks);
+    const int fit = (params.region_end - static_cast<int>(s.slabs_at)) / (s.unit_runs * slab_bytes(params.blocks.columns())), most = fit < kMaxWaveUnits ? fit : kMaxWaveUnits;
+    s.num_waves = (s.units + most - 1) / most;
+  }
   s.second_tile = s.is_pair ? w.n_tiles / 2 : 0;
   s.tiles = (run_end < runs ? run_end * kRunTiles : w.k_tiles) - s.run_begin * kRunTiles;
   s.k = (run_end < runs ? run_end * kRunK : w.k) - s.run_begin * kRunK;
@@ -37,6 +63,12 @@ QSPEC_DEVICE void load_shape(const LinearSpec& spec, int block, int slabs, Strea
   s.low_tile_bytes = static_cast<uint32_t>(w.k_tiles) * kTileBytes;
   s.end_bytes = s.tile_bytes - s.run_begin * s.run_bytes;
   s.low_end_bytes = s.low_run_bytes ? s.low_tile_bytes - s.run_begin * s.low_run_bytes : 0;
+  const int64_t last = s.num_runs - 1;
+  for (int i = 0; i < 2; ++i) {
+    s.tile_steps[i] = !s.is_pair ? 1 : i == 0 ? s.second_tile : 1 - s.second_tile;
+    s.jumps[i] = static_cast<int>((static_cast<int64_t>(s.tile_steps[i]) * s.tile_bytes - last * s.run_bytes) / kJumpBytes);
+    s.low_jumps[i] = static_cast<int>((static_cast<int64_t>(s.tile_steps[i]) * s.low_tile_bytes - last * s.low_run_bytes) / kJumpBytes);
+  }
   *out = s;
 }
 
@@ -53,17 +85,14 @@ QSPEC_DEVICE void load_source(const Phase& phase, StreamSource* out) {
 // The calling warp's runs of a linear, one after another.
 template <int n8>
 struct RunWalk {
-  static constexpr int kJumpBytes = 16;
-
   RunPlace place;    // of the run
   int run;           // of its row-tile, from the share's first on
   int tile;          // row-tile, from the share's first on
   int left;          // runs of the wave that are still the warp's, this one included
   int number;        // of the run in the wave
-  // From a row-tile's last run to the next row-tile's first; of a pair: to the other's first.
   int num_runs, tile_step, next_tile_step;
   uint32_t run_bytes, low_run_bytes;
-  int jump, next_jump, low_jump, next_low_jump;  // in units of 16 bytes
+  int jump, next_jump, low_jump, next_low_jump;  // see StreamShape
 
   // Number of the run that job `job` of a wave begins with.
   QSPEC_DEVICE static int first_run(const StreamShape& s, int job) {
@@ -71,28 +100,30 @@ struct RunWalk {
     const int tile_jobs = (s.num_runs + s.job_runs - 1) / s.job_runs, tile = job / tile_jobs;
     return tile * s.num_runs + (job - tile * tile_jobs) * s.job_runs;
   }
-  QSPEC_DEVICE void begin(const StreamShape& s, const StreamSource& source) {
-    num_runs = s.num_runs, run_bytes = s.run_bytes, low_run_bytes = s.low_run_bytes;
-    tile_step = s.is_pair ? s.second_tile : 1, next_tile_step = s.is_pair ? 1 - s.second_tile : 1;
-    const int64_t last = static_cast<int64_t>(num_runs - 1) * run_bytes, low_last = static_cast<int64_t>(num_runs - 1) * low_run_bytes;
-    const auto units = [](int step, uint32_t tile_bytes, int64_t end) { return static_cast<int>((static_cast<int64_t>(step) * tile_bytes - end) / kJumpBytes); };
-    jump = units(tile_step, s.tile_bytes, last), next_jump = units(next_tile_step, s.tile_bytes, last);
-    low_jump = units(tile_step, s.low_tile_bytes, low_last), next_low_jump = units(next_tile_step, s.low_tile_bytes, low_last);
+  // A warp's first run of a wave. Where it has none, its place is still one that can be read.
+  QSPEC_DEVICE static WarpStart find_start(const StreamShape& s, int wave, int warp) {
+    WarpStart start{};
+    if (s.units == 0) return start;
+    const int first = s.units * wave / s.num_waves, tiles = (s.units * (wave + 1) / s.num_waves - first) * (s.is_pair ? 2 : 1);
+    const int tile_jobs = n8 < 3 ? s.num_runs : (s.num_runs + s.job_runs - 1) / s.job_runs, jobs = tiles * tile_jobs;
+    start.number = first_run(s, jobs * warp / kStepWarps), start.left = first_run(s, jobs * (warp + 1) / kStepWarps) - start.number;
+    if (start.left == 0) return start;
+    const int in_order = start.number / s.num_runs;  // row-tile
+    start.run = start.number - in_order * s.num_runs;
+    start.step = s.is_pair ? in_order & 1 : 0;
+    start.tile = first + (s.is_pair ? in_order / 2 : in_order) + start.step * s.second_tile;
+    start.high = static_cast<uint32_t>((static_cast<int64_t>(start.tile) * s.tile_bytes + start.run * s.run_bytes) / kJumpBytes);
+    start.low = static_cast<uint32_t>((static_cast<int64_t>(start.tile) * s.low_tile_bytes + start.run * s.low_run_bytes) / kJumpBytes);
+    return start;
   }
-  // At this warp's first run of a wave. Where it has none, `place` is still one that can be read.
-  QSPEC_DEVICE void begin_wave(const StreamShape& s, const StreamSource& source, int wave, int warp) {
-    const int num_waves = s.num_waves;
-    const int first = s.units * wave / num_waves, tiles = (s.units * (wave + 1) / num_waves - first) * (s.is_pair ? 2 : 1);
-    const int tile_jobs = n8 < 3 ? num_runs : (num_runs + s.job_runs - 1) / s.job_runs, jobs = tiles * tile_jobs;
-    number = first_run(s, jobs * warp / kStepWarps), left = first_run(s, jobs * (warp + 1) / kStepWarps) - number;
-    const int in_order = number / num_runs;  // row-tile
-    run = number - in_order * num_runs;
-    const bool is_second = s.is_pair && (in_order & 1) != 0;
-    tile = first + (s.is_pair ? in_order / 2 : in_order) + (is_second ? s.second_tile : 0);
-    place.high = source.first + static_cast<int64_t>(tile) * s.tile_bytes + run * run_bytes;
-    place.low = source.low + static_cast<int64_t>(tile) * s.low_tile_bytes + run * low_run_bytes;
-    if (is_second != (tile_step <= 0)) exchange();
-    if (left == 0) place = {source.first, source.low};
+
+  QSPEC_DEVICE void begin(const StreamShape& s, const StreamSource& source, const WarpStart& start) {
+    place = {source.first + static_cast<int64_t>(start.high) * kJumpBytes, source.low + static_cast<int64_t>(start.low) * kJumpBytes};
+    run = start.run, tile = start.tile, left = start.left, number = start.number;
+    num_runs = s.num_runs, run_bytes = s.run_bytes, low_run_bytes = s.low_run_bytes;
+    const int step = start.step;
+    tile_step = s.tile_steps[step], jump = s.jumps[step], low_jump = s.low_jumps[step];
+    next_tile_step = s.tile_steps[step ^ 1], next_jump = s.jumps[step ^ 1], next_low_jump = s.low_jumps[step ^ 1];
   }
   // The wave's next run.
   QSPEC_DEVICE void advance() {
@@ -103,7 +134,7 @@ struct RunWalk {
     }
     run = 0, tile += tile_step;
     place.high += static_cast<int64_t>(jump) * kJumpBytes, place.low += static_cast<int64_t>(low_jump) * kJumpBytes;
-    exchange();
+    exchange(tile_step, next_tile_step), exchange(jump, next_jump), exchange(low_jump, next_low_jump);
   }
   // Where there is something to read: the run's place, or `other` after the last.
   QSPEC_DEVICE RunPlace place_or(const RunPlace& other) const { return {left > 0 ? place.high : other.high, left > 0 ? place.low : other.low}; }
@@ -114,7 +145,6 @@ struct RunWalk {
     const T before = a;
     a = b, b = before;
   }
-  QSPEC_DEVICE void exchange() { exchange(tile_step, next_tile_step), exchange(jump, next_jump), exchange(low_jump, next_low_jump); }
 };
 
 }  // namespace qspec::cuda
