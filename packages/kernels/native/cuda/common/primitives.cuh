@@ -263,6 +263,16 @@ QSPEC_DEVICE void add_to(float* address, float value) {
   *address += value;
 #endif
 }
+// The sum as add_to() rounds it.
+QSPEC_DEVICE float add_flushed(float a, float b) {
+#if defined(__CUDACC__)
+  float sum;
+  asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(sum) : "f"(a), "f"(b));
+  return sum;
+#else
+  return a + b;
+#endif
+}
 QSPEC_DEVICE int atomic_exchange(int* address, int value) {
 #if defined(__CUDACC__)
   return atomicExch(address, value);

@@ -29,6 +29,7 @@ class Lowerer {
     for (int i = 0; i < count(); ++i) find_fusions(i);
     QSPEC_RETURN_IF_ERROR(add_rope_tables());
     for (index_ = 0; index_ < count(); ++index_) QSPEC_RETURN_IF_ERROR(lower(index_));
+    for (size_t i = 1; i < out_.nodes.size(); ++i) find_made_norm(static_cast<int>(i));
     out_.has_float[program_.logits] = true;
     return {};
   }
@@ -210,6 +211,16 @@ class Lowerer {
       if (reads_token_row_[i] >= 0) node.source.input = reads_token_row_[i], node.rows = Rows::kTokensOfLogits;
     }
     return add_rows(i, node);
+  }
+
+  // A linear that has just added to all columns of the residual has what the norm behind it needs, but for the factor, which readers find.
+  void find_made_norm(int rows) {
+    Node &norm = out_.nodes[rows], &linear = out_.nodes[rows - 1];
+    if (norm.kind != PhaseKind::kRows || norm.source.source != RowSource::kNorm || norm.rows != Rows::kTokens) return;
+    if (linear.kind != PhaseKind::kLinear || linear.epilogue != Epilogue::kAdd || linear.rows != Rows::kTokens || linear.output != norm.source.input) return;
+    const bool is_plain = norm.may_be_prologue && norm.source.hadamard_block <= 1 && is_float(norm.x_buffer) && norm.source.width % kTileK == 0;
+    if (!is_plain || linear.x_buffer == norm.x_buffer || linear.op->weight->shape().n != norm.source.width) return;
+    norm.is_made = true, linear.next_norm = rows;
   }
 
   // Where the result of op `i` is wanted: x-form for linears, float for the rest.

@@ -1,6 +1,7 @@
 // A recorded program as the step kernel's phases, before the number of rows is known: which ops are fused, and where each result lies.
 //
-//   linear -> delta, rmsNorm(residual, delta)      the linear adds to the residual itself
+//   linear -> delta, rmsNorm(residual, delta)      the linear adds to the residual itself; if only linears read the norm's result as bfloat16, unrotated, it
+//                                                  makes that, too
 //   gatherRows -> rmsNorm                          the norm reads the token row
 //   linear (gate | up) -> siluMul                  the linear stores silu(gate) · up
 //   ropeKvWrite -> attention                       attention rotates q, and k on its way into the cache
@@ -29,6 +30,8 @@ struct Node {
   RowsNode source;                  // kRows; linear: how its input is made, when made_by >= 0
   int made_by = -1;                 // linear: index of the rows node that makes its input
   bool may_be_prologue = false;     // kRows: only linears read the result, and computing it twice does no harm
+  bool is_made = false;             // kRows: by the linear before it
+  int next_norm = -1;               // linear that adds: index of the rows node whose norm it makes
   int x_buffer = -1;                // kRows, attention, kSilu: written in x-form; linear: read
   int output = -1;                  // float buffer: linear, embedding, gather, attention, plain kRows
   GemmMode mode = GemmMode::kDense;

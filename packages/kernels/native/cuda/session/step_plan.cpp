@@ -24,7 +24,7 @@ int64_t x_bytes(const BufferSpec& spec, int columns) {
   return tiles * columns * (spec.is_quantized ? 64 : 128);
 }
 int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
-size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>((spec.width + kRunK - 1) / kRunK) * kMaxStepRows * 4; }
+size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>(row_squares(static_cast<int>(spec.width))) * kMaxStepRows * 4; }
 size_t float_bytes(const LoweredProgram& program, size_t buffer) {
   const int rows = static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : kMaxStepRows;
   return static_cast<size_t>(program.program->buffers[buffer].width) * rows * 4;
@@ -136,9 +136,11 @@ class PhaseBuilder {
   // With few rows every block computes its linear's input for itself: cheaper than one more barrier, but not for wide rows that are quantised.
   bool is_prologue(const Node& rows) const {
     const bool is_long = rows.x_buffer >= 0 && program_.program->buffers[rows.x_buffer].is_quantized && rows.source.width > kLongRow;
-    return class_.max_rows <= kPrologueRows && rows.may_be_prologue && !is_long;
+    return class_.max_rows <= kPrologueRows && rows.may_be_prologue && !is_made(rows) && !is_long;
   }
-  bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && is_prologue(program_.nodes[i]); }
+  // By the linear before it. Very few rows every block makes for itself; with very many a phase of its own costs less.
+  bool is_made(const Node& rows) const { return rows.is_made && class_.max_rows > kPrologueRows && !cuda::is_wide(class_); }
+  bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && (is_made(program_.nodes[i]) || is_prologue(program_.nodes[i])); }
 
   Status fill(const Node& node, Phase* phase) {
     phase->kind = node.kind, phase->rows = node.rows;
@@ -193,6 +195,11 @@ class PhaseBuilder {
     if (node.made_by >= 0) fill_source(node.source, &phase->source);
     if (node.output >= 0) spec.output = buffers_.values(node.output), spec.output_stride = program_.program->buffers[node.output].width;
     if (node.out_x >= 0) spec.out_x = buffers_.x_form(program_, node.out_x).data;
+    if (node.next_norm >= 0 && is_made(program_.nodes[node.next_norm])) {
+      const Node& norm = program_.nodes[node.next_norm];
+      const XForm x = buffers_.x_form(program_, norm.x_buffer);
+      spec.out_x = x.data, spec.next_squares = x.squares, spec.next_norm = vectors_.find(norm.source.norm_weight);
+    }
     spec.output_column = node.output_column;
     spec.num_items = node.epilogue == Epilogue::kSilu ? spec.weight.n_tiles / 2 : spec.weight.n_tiles;
     return share_out(node, &spec);

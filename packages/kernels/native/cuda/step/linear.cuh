@@ -8,10 +8,14 @@
 
 namespace qspec::cuda {
 
-// Copies this share's activations of some row blocks, from `first_block` on, to shared memory.
-QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const ShareInput& to, RowBlocks all, RowBlocks blocks, int first_block, int thread,
-                             int num_threads) {
-  const XForm& x = phase.x;
+// Copies this share's activations of some row blocks, from `first_block` on, to shared memory; the caller waits for them.
+template <int n8>
+QSPEC_DEVICE void copy_input(const LinearPhase<n8>& linear) {
+  const StreamShape& s = linear.s;
+  const ShareInput& to = linear.input;
+  const RowBlocks all = linear.params.blocks, blocks = linear.blocks;
+  const int first_block = linear.first_column / 8, thread = thread_index(), num_threads = step_threads<n8>();
+  const XForm& x = linear.phase.x;
   const int all_bytes = x.bits == 16 ? x_tile_bytes(all) : code_tile_bytes(all), tile_bytes = x.bits == 16 ? x_tile_bytes(blocks) : code_tile_bytes(blocks);
   const uint8_t* from = x.data + static_cast<int64_t>(s.run_begin) * kRunTiles * all_bytes + first_block * (tile_bytes / blocks.blocks);
   if (all_bytes == tile_bytes) {
@@ -29,26 +33,18 @@ QSPEC_DEVICE void copy_input(const Phase& phase, const StreamShape& s, const Sha
       shared_store_4(to.sums + i * 4, static_cast<uint32_t>(load_l2(x.sums + at)));
     }
   }
-  wait_async<0>();
 }
 
-// Makes or copies the input of this share, all warps.
+// Makes the input of this share, all warps, each its part.
 template <int n8, XKind kind>
-QSPEC_DEVICE void fetch_input(const LinearPhase<n8>& linear) {
+QSPEC_DEVICE void make_input(const LinearPhase<n8>& linear) {
   const Phase& phase = linear.phase;
   const StreamShape& s = linear.s;
-  if constexpr (n8 == 1) {
-    if (phase.linear.has_prologue) {
-      uint8_t* const base = shared_memory();
-      const int warp = thread_index() / kWarp;
-      const RowsTask task{phase.rows == Rows::kTokensOfLogits ? step_batch().logit_row_index : nullptr, 0, linear.rows, s.run_begin, s.run_begin + s.num_runs, warp, step_warps<n8>()};
-      transform_rows<n8, kind>(phase.source, task, phase.x, linear.blocks,
-                               {base + linear.input.x, reinterpret_cast<float*>(base + linear.input.scales), reinterpret_cast<int32_t*>(base + linear.input.sums), reinterpret_cast<float*>(base + kSquaresAt)});
-      return;
-    }
-  }
-  copy_input(phase, s, linear.input, linear.params.blocks, linear.blocks, linear.first_column / 8, thread_index(), step_threads<n8>());
-  if (linear.first_column == 0) put_copied_factors<n8>(phase, linear.rows);
+  uint8_t* const base = shared_memory();
+  const RowsTask task{phase.rows == Rows::kTokensOfLogits ? step_batch().logit_row_index : nullptr, 0, linear.rows, s.run_begin, s.run_begin + s.num_runs,
+                      thread_index() / kWarp, step_warps<n8>()};
+  transform_rows<n8, kind>(phase.source, task, phase.x, linear.blocks,
+                           {base + linear.input.x, reinterpret_cast<float*>(base + linear.input.scales), reinterpret_cast<int32_t*>(base + linear.input.sums), reinterpret_cast<float*>(base + kSquaresAt), false});
 }
 
 // Before the products: every warp finds the rows' factors of a prologue for itself, the same, so that nobody waits for another.
@@ -66,12 +62,20 @@ QSPEC_DEVICE void run_products(const StepParams& params, int index, int first_co
   const LinearPhase<n8> linear(params, index, first_column);
   const StreamSource& source = stream_source(linear.phase.linear_index);
   if constexpr (n8 < 3) {
-    fetch_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
+    WaveRuns<n8, mode, shift> runs(linear);
+    const bool has_prologue = n8 == 1 && linear.spec.has_prologue;
+    if (has_prologue) {
+      make_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
+    } else {
+      copy_input<n8>(linear);
+      put_copied_factors<n8>(linear.phase, linear.rows);
+      wait_async<0>();
+    }
     linear.stamp(0);
-    WaveRuns<n8, mode, shift>(linear).run(source, [&] {
-      named_barrier(kBlockBarrier, step_threads<n8>());
-      if (n8 == 1 && linear.spec.has_prologue) put_factors(linear.phase.source, linear.rows);
-    });
+    runs.begin(source);  // in one place: where two meet, registers are copied, and that waits for what is on its way to them
+    named_barrier(kBlockBarrier, step_threads<n8>());
+    if (has_prologue) put_factors(linear.phase.source, linear.rows);
+    runs.run(source);
   } else {
     TileJobs<n8, mode, shift>(linear).run(source, [] { named_barrier(kBlockBarrier, step_threads<n8>()); });
   }
@@ -115,9 +119,10 @@ QSPEC_DEVICE void run_passes(const StepParams& params, int index, int rows) {
   for (int first = 0; first < (n8 == 4 ? rows : 1); first += kPassRows) {
     if (n8 == 4 && first > 0) named_barrier(kBlockBarrier, step_threads<n8>());  // everybody is done with the last pass's input
     if constexpr (n8 >= 3) {
-      const LinearPhase<n8> linear(params, index, first);
-      fetch_input<n8, XKind::kAny>(linear);
-      linear.stamp(0);
+      copy_input<n8>(LinearPhase<n8>(params, index, first));
+      if (first == 0) put_copied_factors<n8>(phase, rows);
+      wait_async<0>();
+      stamp_clock(params, index, 0);
     }
     run_pass<n8>(params, index, first);
   }

@@ -47,16 +47,14 @@ QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int 
   QSPEC_NO_UNROLL
   for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * columns * kQuads; i += grid_blocks() * step_threads<n8>()) {
     const int tile = i / (columns * kQuads), row = i / kQuads % columns, within = i % kQuads * 4;
-    if (row >= rows) continue;
-    const float factor = shared_load_float(kFactorsAt + row * 4);
+    const bool is_there = row < rows;
+    const Residual residual = Residual::load(spec, tile * kTileN + within, row, is_there);
     FourSums sum{}, up{};
-    add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
-    if (is_pair) {
-      add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
-      store_silu(spec, blocks, tile * kTileN + within, row, factor, sum.value, up.value);
-    } else {
-      store_output(spec, tile * kTileN + within, row, factor, sum.value);
-    }
+    if (is_there) add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
+    if (is_there && is_pair) add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
+    const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
+    if (!is_pair) store_output(spec, blocks, tile * kTileN + within, row, is_there, factor, residual, sum.value);
+    else if (is_there) store_silu(spec, blocks, tile * kTileN + within, row, factor, sum.value, up.value);
   }
 }
 
@@ -102,19 +100,16 @@ QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, in
     const int tile = i / each, at = (i - tile * each) * kThreads + thread_index(), pass = shares.pass(tile);
     if (shares.is_whole(tile)) continue;
     const int within = at % kQuads * 4, row = pass * kColumns + at / kQuads % kColumns, item = shares.first_item(tile) + at / (kQuads * kColumns);
-    if (row >= rows || item >= spec.num_items) continue;
-    const float factor = shared_load_float(kFactorsAt + row * 4);
+    const bool is_there = row < rows && item < spec.num_items;
     const auto add = [&](int row_tile, float(&to)[4]) {
       add_shares(spec, shares, tile, job_sums(params.workspace, spec, columns, 0, row_tile) + row * kTileN + within, run_floats, to);
     };
     float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
-    add(item, sum);
-    if (shares.is_pair) {
-      add(item + spec.num_items, up);
-      store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
-    } else {
-      store_output(spec, item * kTileN + within, row, factor, sum);
-    }
+    if (is_there) add(item, sum);
+    if (is_there && shares.is_pair) add(item + spec.num_items, up);
+    const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
+    if (!shares.is_pair) store_output(spec, params.blocks, item * kTileN + within, row, is_there, factor, {}, sum);
+    else if (is_there) store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
   }
 }
 

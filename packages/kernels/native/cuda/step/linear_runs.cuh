@@ -23,17 +23,24 @@ struct WaveSums {
     int slices;         // lanes of a task, in slices: a power of two
     bool is_there;
   };
-  // Calls `run` for the calling warp's tasks, all lanes together. `slices` of k.
+  // How `slices` of k are shared out to a warp's lanes.
+  struct Lanes {
+    int column_shift, slice_shift;  // log2 of columns, of slices that have lanes
+    QSPEC_DEVICE int step() const { return kWarp / kQuads >> slice_shift; }  // tasks of a warp at once
+  };
+  QSPEC_DEVICE Lanes lanes(int slices) const {
+    return {n8 > 1 ? 4 : phase.blocks.rows >= 4 ? (phase.blocks.rows >= 8 ? 3 : 2) : phase.blocks.rows - 1, slices > 4 ? 3 : slices > 2 ? 2 : slices - 1};
+  }
+  QSPEC_DEVICE Task task(const Lanes& l, int base) const {
+    const int lane = lane_index(), number = base + (lane / kQuads >> l.slice_shift), row = number & ((1 << l.column_shift) - 1);
+    return {number >> l.column_shift, row, lane % kQuads * 4, lane / kQuads & ((1 << l.slice_shift) - 1), 1 << l.slice_shift, number < count << l.column_shift && row < phase.rows};
+  }
+  // Calls `run` for the calling warp's tasks, all lanes together.
   template <typename Run>
   QSPEC_DEVICE void for_tasks(int slices, const Run& run) const {
-    const int column_shift = n8 > 1 ? 4 : phase.blocks.rows >= 4 ? (phase.blocks.rows >= 8 ? 3 : 2) : phase.blocks.rows - 1;  // log2 of the columns
-    const int slice_shift = slices > 4 ? 3 : slices > 2 ? 2 : slices - 1, lane_shift = slice_shift + 2, lane = lane_index();
-    const int tasks = count << column_shift, step = kWarp >> lane_shift;
+    const Lanes l = lanes(slices);
     QSPEC_NO_UNROLL
-    for (int base = thread_index() / kWarp * step; base < tasks; base += step_warps<n8>() * step) {
-      const int number = base + (lane >> lane_shift), row = number & ((1 << column_shift) - 1);
-      run(Task{number >> column_shift, row, lane % kQuads * 4, lane / kQuads & ((1 << slice_shift) - 1), 1 << slice_shift, number < tasks && row < phase.rows});
-    }
+    for (int base = thread_index() / kWarp * l.step(); base < count << l.column_shift; base += step_warps<n8>() * l.step()) run(task(l, base));
   }
   QSPEC_DEVICE int tile(const Task& t, bool is_second) const { return s.item_begin + first + t.unit + (is_second ? s.second_tile : 0); }
 
@@ -97,14 +104,26 @@ struct WaveSums {
     named_barrier(kBlockBarrier, step_threads<n8>());
   }
 
+  QSPEC_DEVICE bool is_shared() const { return spec.num_parts > 1; }
+  QSPEC_DEVICE int own_slices() const { return (s.num_runs + kSliceRuns - 1) / kSliceRuns; }
+  QSPEC_DEVICE int all_slices() const { return is_shared() ? num_slices(spec.weight.k_tiles) : own_slices(); }
+  QSPEC_DEVICE int column(const Task& t) const { return tile(t, false) * kTileN + t.within; }
+  // Before that barrier: of the first task.
+  QSPEC_DEVICE Residual first_residual() const {
+    if (spec.next_norm == nullptr) return {};
+    const Lanes l = lanes(all_slices());
+    const Task t = task(l, thread_index() / kWarp * l.step());
+    return Residual::load(spec, column(t), t.row, t.is_there && t.slice == 0);
+  }
   // After a barrier behind the wave's runs; the caller has another before the slabs are written again.
-  QSPEC_DEVICE void store() const {
-    const bool is_shared = spec.num_parts > 1;
-    const int own_slices = (s.num_runs + kSliceRuns - 1) / kSliceRuns, slices = is_shared ? num_slices(spec.weight.k_tiles) : own_slices;
+  QSPEC_DEVICE void store(const Residual& first_residual) const {
+    const bool is_shared = this->is_shared();
+    const int slices = all_slices();
     if (is_shared) {
-      share_slices(own_slices);
+      share_slices(own_slices());
       count_parts();
     }
+    bool is_first = true;
     for_tasks(slices, [&](Task t) {
       if (is_shared) t.is_there = t.is_there && shared_load_4(kCompleteAt + t.unit * 4) != 0;
       const auto sum = [&](bool is_second) {
@@ -115,11 +134,12 @@ struct WaveSums {
       };
       FourSums sums = sum(false), ups{};
       if (s.is_pair) ups = sum(true);
-      if (!t.is_there || t.slice > 0) return;
-      const float factor = shared_load_float(factor_at(spec, t.row));
-      const int column = tile(t, false) * kTileN + t.within;
-      if (s.is_pair) store_silu(spec, phase.blocks, column, t.row, factor, sums.value, ups.value);
-      else store_output(spec, column, t.row, factor, sums.value);
+      const bool is_there = t.is_there && t.slice == 0;
+      const Residual residual = is_first ? first_residual : Residual::load(spec, column(t), t.row, is_there);
+      is_first = false;
+      const float factor = is_there ? shared_load_float(factor_at(spec, t.row)) : 0;
+      if (!s.is_pair) store_output(spec, phase.blocks, column(t), t.row, is_there, factor, residual, sums.value);
+      else if (is_there) store_silu(spec, phase.blocks, column(t), t.row, factor, sums.value, ups.value);
     });
   }
 };
@@ -132,6 +152,7 @@ struct WaveRuns {
   int lane;
   using Chunk = typename RunProduct<n8, mode, shift>::Chunk;
   RunProduct<n8, mode, shift> product;
+  RunWalk<n8> at;
 
   QSPEC_DEVICE explicit WaveRuns(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
 
@@ -148,7 +169,7 @@ struct WaveRuns {
   }
 
   // Multiplies a run of the wave; the next one's weights begin to come.
-  QSPEC_DEVICE void step(RunWalk<n8>& at, Chunk& now, Chunk& next) {
+  QSPEC_DEVICE void step(Chunk& now, Chunk& next) {
     const RunPlace place = at.place;
     const int run = at.run, number = at.number;
     at.advance();
@@ -157,29 +178,30 @@ struct WaveRuns {
     write_slab(number, total);
   }
 
-  // `wait`: until the input is there.
-  template <typename Wait>
-  QSPEC_DEVICE void run(const StreamSource& source, const Wait& wait) {
-    RunWalk<n8> at;
+  // Before the input is there: the first weights.
+  QSPEC_DEVICE void begin(const StreamSource& source) {
     at.begin(s, source, warp_start(phase.params, phase.phase.shape_index));
     product.begin(product.even, at.place);
-    wait();
+  }
+  // After begin(), when it is.
+  QSPEC_DEVICE void run(const StreamSource& source) {
     phase.stamp(1);
     QSPEC_NO_UNROLL
     for (int wave = 0, first = 0;;) {
       QSPEC_NO_UNROLL
       while (at.left > 0) {
-        step(at, product.even, product.odd);
+        step(product.even, product.odd);
         if (!RunProduct<n8, mode, shift>::kIsWholeRun) continue;
         if (at.left == 0) break;
-        step(at, product.odd, product.even);
+        step(product.odd, product.even);
       }
       phase.stamp(2);
-      named_barrier(kBlockBarrier, step_threads<n8>());
-      phase.stamp(3);
       const bool is_last = ++wave == s.num_waves;
       const int end = is_last ? s.units : s.units * wave / s.num_waves;
-      WaveSums<n8>{phase, phase.spec, s, first, end - first}.store();
+      const WaveSums<n8> sums{phase, phase.spec, s, first, end - first};
+      const Residual residual = sums.first_residual();
+      named_barrier(kBlockBarrier, step_threads<n8>());
+      sums.store(residual);
       if (is_last) break;
       first = end;
       at.begin(s, source, RunWalk<n8>::find_start(s, wave, thread_index() / kWarp));

@@ -47,11 +47,37 @@ QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, 
   QSPEC_UNROLL
   for (int e = 0; e < 4; ++e) v[e] += load_constant(spec.bias + (column + e < last ? column + e : last));
 }
-QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float (&v)[4]) {
+// What a linear that makes the norm behind it needs besides its sums. Asked for early: everybody waits for what is done with it.
+struct Residual {
+  float4 before, weights;
+
+  QSPEC_DEVICE static Residual load(const LinearSpec& spec, int column, int row, bool is_there) {
+    Residual r{};
+    if (spec.next_norm && is_there) {
+      r.before = load_l2(reinterpret_cast<const float4*>(spec.output + row * spec.output_stride + column));
+      r.weights = load_constant(reinterpret_cast<const float4*>(spec.next_norm + column));
+    }
+    return r;
+  }
+};
+// The sum of the residual and what a linear adds to it, and with it the x-form of the norm behind it, without its factor. All lanes of a warp: four
+// neighbouring ones have a row's outputs of a row-tile.
+QSPEC_DEVICE void store_residual(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, const Residual& r, const float (&v)[4]) {
+  const float sum[4] = {add_flushed(r.before.x, v[0]), add_flushed(r.before.y, v[1]), add_flushed(r.before.z, v[2]), add_flushed(r.before.w, v[3])};
+  const float squares = tile_squares(four_squares(sum));
+  if (!is_there) return;
+  *reinterpret_cast<float4*>(spec.output + row * spec.output_stride + column) = float4{sum[0], sum[1], sum[2], sum[3]};
+  store_x4(spec.out_x, blocks, row, column, {sum[0] * r.weights.x, sum[1] * r.weights.y, sum[2] * r.weights.z, sum[3] * r.weights.w});
+  if (column % kTileN == 0) store_l2(spec.next_squares + row * row_squares(spec.weight.n) + column / kTileN, squares);
+}
+// Four outputs of a row, if they are there. All lanes of a warp, as above.
+QSPEC_DEVICE void store_output(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, float factor, const Residual& residual, float (&v)[4]) {
+  if (is_there) finish_sums(spec, column, factor, v);
+  if (spec.next_norm) return store_residual(spec, blocks, column, row, is_there, residual, v);
+  if (!is_there) return;
   float* p = spec.output + row * spec.output_stride + spec.output_column + column;
   const bool is_sum = spec.epilogue == Epilogue::kAdd;
   const int left = spec.weight.n - column;
-  finish_sums(spec, column, factor, v);
   if (left >= 4 && is_sum) {
     QSPEC_UNROLL
     for (int e = 0; e < 4; ++e) add_to(p + e, v[e]);
@@ -79,30 +105,51 @@ QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, in
 // The factors of rows whose x-form another phase made: rows first, first + stride, … of the calling warp, `together` at a time, whose sums of
 // squares are on their way at once.
 template <int together>
-QSPEC_DEVICE void put_factors_of(const Phase& phase, int rows, int first, int stride) {
+QSPEC_DEVICE void put_factors_of(const Phase& phase, int rows) {
   const XForm& x = phase.x;
-  const int lane = lane_index(), runs = num_row_runs(phase.source);
+  const int each = row_squares(phase.source.width);
   QSPEC_NO_UNROLL
-  for (; first < rows; first += together * stride) {
-    float squares[together] = {};  // of the lane's first run; few rows have more than 32
-    QSPEC_UNROLL
-    for (int r = 0; r < together; ++r)
-      if (x.squares && first + r * stride < rows && lane < runs) squares[r] = load_l2(x.squares + (first + r * stride) * runs + lane);
+  for (int first = thread_index() / kWarp; first < rows; first += together * kStepWarps) {
+    RowFactors<together> factors;
+    const auto squares = [&](int r) { return x.squares && first + r * kStepWarps < rows ? x.squares + (first + r * kStepWarps) * each : nullptr; };
+    factors.begin(phase.source, squares);
     QSPEC_UNROLL
     for (int r = 0; r < together; ++r) {
-      const int row = first + r * stride;
+      const int row = first + r * kStepWarps;
       if (row >= rows) break;
-      const float factor = x.squares ? row_factor(phase.source, [&](int i) { return i < kWarp ? squares[r] : load_l2(x.squares + row * runs + i); }) : 1.0f;
+      const float factor = x.squares ? factors.factor(phase.source, squares(r), r) : 1.0f;
+      if (lane_index() == 0) shared_store_float(kFactorsAt + row * 4, factor);
+    }
+  }
+}
+QSPEC_DEVICE_CALL void put_many_factors(const Phase& phase, int rows) { put_factors_of<4>(phase, rows); }
+// The same from the runs' squares.
+QSPEC_DEVICE_CALL void put_run_factors(const Phase& phase, int rows) {
+  constexpr int kTogether = 8;
+  const int lane = lane_index(), runs = num_row_runs(phase.source);
+  QSPEC_NO_UNROLL
+  for (int first = thread_index() / kWarp; first < rows; first += kTogether * kStepWarps) {
+    float squares[kTogether] = {};  // of the lane's first run; few rows have more than 32
+    const auto load = [&](int row, int run) { return load_l2(phase.x.squares + row * runs + run); };
+    QSPEC_UNROLL
+    for (int r = 0; r < kTogether; ++r)
+      if (phase.x.squares && first + r * kStepWarps < rows && lane < runs) squares[r] = load(first + r * kStepWarps, lane);
+    QSPEC_UNROLL
+    for (int r = 0; r < kTogether; ++r) {
+      const int row = first + r * kStepWarps;
+      if (row >= rows) break;
+      float sum = squares[r];
+      for (int run = lane + kWarp; phase.x.squares && run < runs; run += kWarp) sum += load(row, run);
+      const float factor = phase.x.squares ? factor_of(phase.source, sum) : 1.0f;
       if (lane == 0) shared_store_float(kFactorsAt + row * 4, factor);
     }
   }
 }
-QSPEC_DEVICE_CALL void put_many_factors(const Phase& phase, int rows, int first, int stride) { put_factors_of<8>(phase, rows, first, stride); }
 template <int n8>
 QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows) {
-  const int warp = thread_index() / kWarp;
-  if constexpr (n8 < 3) put_factors_of<1>(phase, rows, warp, step_warps<n8>());
-  else put_many_factors(phase, rows, warp, step_warps<n8>());
+  if (n8 >= kWideRowBlocks || (n8 == 4 && step_params().blocks.is_wide())) put_run_factors(phase, rows);
+  else if constexpr (n8 >= 3) put_many_factors(phase, rows);
+  else put_factors_of<1>(phase, rows);
 }
 
 // ---- The product of a run -----------------------------------------------------------------------------------------------------------------
@@ -131,7 +178,7 @@ struct LinearPhase {
         rows(phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows),
         first_column(first) {}
 
-  // Profiling: 0 this warp's part of the input is there, 1 all of it, 2 this warp's products are done, 3 everybody's, 4 stored.
+  // Profiling: 0 this warp's part of the input is there, 1 all of it, 2 this warp's products are done.
   QSPEC_DEVICE void stamp(int step) const { stamp_clock(params, index, step); }
 };
 

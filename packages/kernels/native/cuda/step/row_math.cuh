@@ -56,11 +56,29 @@ QSPEC_DEVICE float lanes_max(float value, int count) {
 }
 QSPEC_DEVICE float magnitude(float v) { return is_finite(v) ? fabsf(v) : float_of_bits(0x7fffffffu); }
 
-QSPEC_DEVICE float sum_of_squares(const float (&v)[kRunValues]) {
-  float sum = 0;
+// Sums of squares in one order, whoever adds: four neighbours in order, then by a tree the 16 of a row-tile of outputs, and the 32 of these of a run.
+QSPEC_DEVICE float four_squares(const float* v) { return fmaf(v[3], v[3], fmaf(v[2], v[2], fmaf(v[1], v[1], v[0] * v[0]))); }
+// Of 16 elements, of which each of four neighbouring lanes has four.
+QSPEC_DEVICE float tile_squares(float four) {
+  four += shuffle_xor(four, 1);
+  return four + shuffle_xor(four, 2);
+}
+// Tiles 8·i + lane / 4 of a run, as its lanes have them.
+struct RunSquares {
+  float tile[4];
+};
+QSPEC_DEVICE RunSquares squares_of(const float (&v)[kRunValues]) {
+  RunSquares squares;
   QSPEC_UNROLL
-  for (int i = 0; i < kRunValues; ++i) sum = fmaf(v[i], v[i], sum);
-  return warp_sum(sum);
+  for (int i = 0; i < 4; ++i) squares.tile[i] = tile_squares(four_squares(v + 4 * i));
+  return squares;
+}
+// Of the whole run. `stride` 4: a tile has four lanes; 1: one, and eight lanes a run.
+QSPEC_DEVICE float run_squares(const RunSquares& squares, int stride) {
+  float sum = (squares.tile[0] + squares.tile[1]) + (squares.tile[2] + squares.tile[3]);
+  QSPEC_UNROLL
+  for (int mask = 1; mask < 8; mask *= 2) sum += shuffle_xor(sum, mask * stride);
+  return sum;
 }
 
 // y = x · H / sqrt(block) within the run, Sylvester order; block = 2^shift, at most 512.
@@ -117,7 +135,8 @@ struct XPlace {
   uint8_t* data;
   float* scales;
   int32_t* sums;
-  float* squares;  // [rows][runs]
+  float* squares;  // of a norm: [rows][runs] or, in memory, as XForm has them
+  bool has_tiles;  // the latter
 };
 
 // Codes of a group are 32, 64 or 128 neighbours: 8, 16 or 32 lanes.
@@ -157,19 +176,55 @@ QSPEC_DEVICE void store_codes(const XForm& x, const XPlace& place, RowBlocks blo
 
 QSPEC_DEVICE int num_row_runs(const RowsSpec& spec) { return (spec.width + kRunK - 1) / kRunK; }
 
-// 1 / rms of a row from the sums of squares of its runs, `squares(i)`, by one warp; 1 without a norm.
-template <typename Squares>
-QSPEC_DEVICE float row_factor(const RowsSpec& spec, const Squares& squares) {
+// 1 / rms of a row. `sum`: of the squares of runs lane, lane + 32, …, in order.
+QSPEC_DEVICE float factor_of(const RowsSpec& spec, float sum) { return rsqrt_fast(warp_sum(sum) / static_cast<float>(spec.width) + spec.eps); }
+// By one warp, from the sums of the runs' squares in shared memory; 1 without a norm.
+QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
   if (spec.source != RowSource::kNorm) return 1.0f;
   const int runs = num_row_runs(spec);
   float sum = 0;
-  for (int i = lane_index(); i < runs; i += kWarp) sum += squares(i);
-  return rsqrt_fast(warp_sum(sum) / static_cast<float>(spec.width) + spec.eps);
+  for (int i = lane_index(); i < runs; i += kWarp) sum += shared_load_float(squares + i * 4);
+  return factor_of(spec, sum);
 }
-// The sums are in shared memory.
-QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
-  return row_factor(spec, [squares](int i) { return shared_load_float(squares + i * 4); });
-}
+
+// The factors of some rows from the squares that were left in memory (XForm::squares), by one warp. Eight lanes take a run, so all four a pass; what rows
+// of up to 4096 elements need is under way at once.
+template <int rows>
+struct RowFactors {
+  static constexpr int kRunLanes = 8, kPassRuns = kWarp / kRunLanes, kPasses = 2;  // passes that are loaded ahead
+
+  RunSquares ahead[rows][kPasses];
+
+  QSPEC_DEVICE static RunSquares load(const RowsSpec& spec, const float* row, int pass) {
+    const int lane = lane_index(), first = (pass * kPassRuns + lane / kRunLanes) * (kRunK / kTileN) + lane % kRunLanes;
+    RunSquares squares{};
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i)
+      if ((first + kRunLanes * i) * kTileN < spec.width) squares.tile[i] = load_l2(row + first + kRunLanes * i);
+    return squares;
+  }
+  // `row(r)`: of row r, or nullptr.
+  template <typename Row>
+  QSPEC_DEVICE void begin(const RowsSpec& spec, const Row& row) {
+    QSPEC_UNROLL
+    for (int r = 0; r < rows; ++r)
+      QSPEC_UNROLL
+      for (int pass = 0; pass < kPasses; ++pass) ahead[r][pass] = row(r) ? load(spec, row(r), pass) : RunSquares{};
+  }
+  QSPEC_DEVICE float factor(const RowsSpec& spec, const float* row, int r) const {
+    const int lane = lane_index(), passes = (num_row_runs(spec) + kPassRuns - 1) / kPassRuns;
+    float sum = 0;  // of runs lane, lane + 32, …
+    const auto add = [&](const RunSquares& squares, int pass) {
+      const float run = shuffle_from(run_squares(squares, 1), lane % kPassRuns * kRunLanes);
+      if (lane / kPassRuns == pass % kRunLanes) sum += run;
+    };
+    QSPEC_UNROLL
+    for (int pass = 0; pass < kPasses; ++pass) add(ahead[r][pass], pass);
+    QSPEC_NO_UNROLL
+    for (int pass = kPasses; pass < passes; ++pass) add(load(spec, row, pass), pass);
+    return factor_of(spec, sum);
+  }
+};
 
 // Which rows, and which of their runs, one call transforms, and which of these (row, run) pairs are the calling warp's.
 struct RowsTask {
@@ -184,8 +239,8 @@ QSPEC_DEVICE int64_t source_row(const RowsTask& task, int r) {
 }
 
 // A run's values, rotated. Adds delta to the source in place first. The norm's factor, 1 / rms, is left to whoever reads the result: it is one
-// number a row and everything from here to the end of a product is linear in it, so nothing waits for the row's sum. `squares`: the run's sum.
-QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_delta, int r, int run, int lane, float (&v)[kRunValues], float* squares) {
+// number a row and everything from here to the end of a product is linear in it, so nothing waits for the row's sum. `squares`: of a norm.
+QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_delta, int r, int run, int lane, float (&v)[kRunValues], RunSquares* squares) {
   const int64_t row = source_row(task, r);
   const bool is_norm = spec.source == RowSource::kNorm;
   float w[kRunValues];  // all loads wait together
@@ -199,7 +254,7 @@ QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_
     store_run(spec.input + row * spec.width, spec.width, run, lane, v);
   }
   if (is_norm) {
-    *squares = sum_of_squares(v);
+    *squares = squares_of(v);
     QSPEC_UNROLL
     for (int i = 0; i < kRunValues; ++i) v[i] *= w[i];
   }
@@ -212,7 +267,8 @@ QSPEC_DEVICE void find_largest(const RowsSpec& spec, const RowsTask& task) {
   const int lane = lane_index(), runs = num_row_runs(spec);
   QSPEC_NO_UNROLL
   for (int i = task.begin; i < task.count * runs; i += task.stride) {
-    float v[kRunValues], largest = 0, squares;
+    float v[kRunValues], largest = 0;
+    RunSquares squares;
     make_run(spec, task, spec.delta != nullptr, i / runs, i % runs, lane, v, &squares);
     QSPEC_UNROLL
     for (int j = 0; j < kRunValues; ++j) largest = max_or_nan(largest, magnitude(v[j]));
@@ -238,9 +294,16 @@ QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, con
   QSPEC_NO_UNROLL
   for (int i = task.begin; i < task.count * each; i += task.stride) {
     const int r = i / each, run = begin + i - r * each, row = task.first + r;
-    float v[kRunValues], squares;
+    float v[kRunValues];
+    RunSquares squares{};
     make_run(spec, task, spec.delta != nullptr && !is_per_token, r, run, lane, v, &squares);
-    if (spec.source == RowSource::kNorm && lane == 0) place.squares[row * runs + run] = squares;
+    if (spec.source == RowSource::kNorm) {
+      const float sum = run_squares(squares, 4);
+      if (!place.has_tiles && lane == 0) place.squares[row * runs + run] = sum;
+      QSPEC_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (place.has_tiles && lane % 4 == 0) store_l2(place.squares + (row * runs + run) * (kRunK / kTileN) + 8 * j + lane / 4, squares.tile[j]);
+    }
     if (run < task.run_begin || run >= task.run_end) continue;
     const int width = spec.width - task.run_begin * kRunK, local = run - task.run_begin;
     if (is_bf16) {
@@ -257,7 +320,8 @@ QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, con
 template <int n8>
 QSPEC_DEVICE void transform_rows_plain(const RowsSpec& spec, const RowsTask& task, float* output) {
   const int lane = lane_index(), runs = num_row_runs(spec);
-  float v[kRunValues], squares = 0;
+  float v[kRunValues];
+  RunSquares squares{};
   QSPEC_NO_UNROLL
   for (int pass = 0; pass < 2; ++pass) {
     QSPEC_NO_UNROLL
@@ -265,7 +329,8 @@ QSPEC_DEVICE void transform_rows_plain(const RowsSpec& spec, const RowsTask& tas
       const int r = i / runs, run = i - r * runs;
       make_run(spec, task, spec.delta != nullptr && pass == 0, r, run, lane, v, &squares);
       if (pass == 0) {
-        if (lane == 0) shared_store_float(kSquaresAt + i * 4, squares);
+        const float sum = run_squares(squares, 4);
+        if (lane == 0) shared_store_float(kSquaresAt + i * 4, sum);
         continue;
       }
       const float factor = row_factor(spec, kSquaresAt + r * runs * 4);

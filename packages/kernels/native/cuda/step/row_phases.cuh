@@ -81,7 +81,7 @@ QSPEC_DEVICE void run_rows(int index_of_phase) {
   const int rows = phase.rows == Rows::kTokens ? batch.rows : batch.logit_rows, warp = thread_index() / kWarp;
   const int32_t* index = phase.rows == Rows::kTokensOfLogits ? batch.logit_row_index : nullptr;
   const int runs = num_row_runs(phase.source);
-  const XPlace place{phase.x.data, phase.x.scales, phase.x.sums, phase.x.squares};
+  const XPlace place{phase.x.data, phase.x.scales, phase.x.sums, phase.x.squares, n8 < kWideRowBlocks};
   if (!phase.linear.output && !(phase.x.bits < 16 && phase.x.per_token)) {
     const RowsTask task{index, 0, rows, 0, runs, warp * grid_blocks() + block_index(), warps * grid_blocks()};
     return transform_rows<n8>(phase.source, task, phase.x, blocks, place);

@@ -65,8 +65,12 @@ struct XForm {
   uint8_t* data;        // bf16 or codes
   float* scales;        // [groups][columns], integer only
   int32_t* sums;
-  float* squares;       // [rows][runs] sums of squares, whose norm products over x are still to be divided by, or nullptr
+  float* squares;       // [rows][row_squares()] sums of squares, whose norm products over x are still to be divided by, or nullptr. Up to 32 rows of 16
+                        // elements each, with more of a run (512) each, as many a row as there are runs
 };
+// Sums of squares of 16 elements that a row has room for: whole runs of them (those past the width are not read).
+QSPEC_HOST_DEVICE constexpr int row_squares(int width) { return (width + kRunK - 1) / kRunK * (kRunK / kTileN); }
+
 
 struct LinearSpec {
   DeviceWeight weight;
@@ -82,7 +86,10 @@ struct LinearSpec {
   const float* bias;     // [n] or nullptr
   float* output;         // float32; nullptr when the epilogue writes out_x
   int64_t output_stride, output_column;
-  uint8_t* out_x;        // bf16 x-form of kSilu, or nullptr
+  uint8_t* out_x;        // bf16 x-form of kSilu, or of kAdd's norm, or nullptr
+  // kAdd with out_x: the result times these is the x-form of the norm behind it, its factor left out; and the result's sums of squares (see XForm).
+  const float* next_norm;
+  float* next_squares;
 };
 
 // One layer of the cache on the device. Slot s is row s of [num_slots, num_kv_heads, head_dim].
