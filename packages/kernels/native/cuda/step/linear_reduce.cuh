@@ -53,8 +53,10 @@ QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int 
     if (is_there) add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
     if (is_there && is_pair) add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
     const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
-    if (!is_pair) store_output(spec, blocks, tile * kTileN + within, row, is_there, factor, residual, sum.value);
-    else if (is_there) store_silu(spec, blocks, tile * kTileN + within, row, factor, sum.value, up.value);
+    const int column = tile * kTileN + within;
+    if (spec.next_norm) store_residual(spec, blocks, column, row, is_there, factor, residual, sum.value);
+    else if (is_there && is_pair) store_silu(spec, blocks, column, row, factor, sum.value, up.value);
+    else if (is_there) store_output(spec, column, row, factor, sum.value);
   }
 }
 
@@ -100,16 +102,19 @@ QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, in
     const int tile = i / each, at = (i - tile * each) * kThreads + thread_index(), pass = shares.pass(tile);
     if (shares.is_whole(tile)) continue;
     const int within = at % kQuads * 4, row = pass * kColumns + at / kQuads % kColumns, item = shares.first_item(tile) + at / (kQuads * kColumns);
-    const bool is_there = row < rows && item < spec.num_items;
+    if (row >= rows || item >= spec.num_items) continue;
+    const float factor = shared_load_float(kFactorsAt + row * 4);
     const auto add = [&](int row_tile, float(&to)[4]) {
       add_shares(spec, shares, tile, job_sums(params.workspace, spec, columns, 0, row_tile) + row * kTileN + within, run_floats, to);
     };
     float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
-    if (is_there) add(item, sum);
-    if (is_there && shares.is_pair) add(item + spec.num_items, up);
-    const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
-    if (!shares.is_pair) store_output(spec, params.blocks, item * kTileN + within, row, is_there, factor, {}, sum);
-    else if (is_there) store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
+    add(item, sum);
+    if (shares.is_pair) {
+      add(item + spec.num_items, up);
+      store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
+    } else {
+      store_output(spec, item * kTileN + within, row, factor, sum);
+    }
   }
 }
 

@@ -8,7 +8,7 @@ namespace qspec::cuda {
 
 // The sums of a wave's units. A row of a unit is the task of neighbouring lanes: four outputs and a slice of k each, so that no lane has a long chain
 // to add while everybody waits. The lanes of the first slice get the others' sums, in order, and store.
-template <int n8>
+template <int n8, bool makes_norm>
 struct WaveSums {
   const LinearPhase<n8>& phase;
   const LinearSpec& spec;
@@ -110,7 +110,7 @@ struct WaveSums {
   QSPEC_DEVICE int column(const Task& t) const { return tile(t, false) * kTileN + t.within; }
   // Before that barrier: of the first task.
   QSPEC_DEVICE Residual first_residual() const {
-    if (spec.next_norm == nullptr) return {};
+    if constexpr (!makes_norm) return {};
     const Lanes l = lanes(all_slices());
     const Task t = task(l, thread_index() / kWarp * l.step());
     return Residual::load(spec, column(t), t.row, t.is_there && t.slice == 0);
@@ -133,16 +133,30 @@ struct WaveSums {
         });
       };
       FourSums sums = sum(false), ups{};
-      if (s.is_pair) ups = sum(true);
+      if (!makes_norm && s.is_pair) ups = sum(true);
       const bool is_there = t.is_there && t.slice == 0;
-      const Residual residual = is_first ? first_residual : Residual::load(spec, column(t), t.row, is_there);
-      is_first = false;
       const float factor = is_there ? shared_load_float(factor_at(spec, t.row)) : 0;
-      if (!s.is_pair) store_output(spec, phase.blocks, column(t), t.row, is_there, factor, residual, sums.value);
-      else if (is_there) store_silu(spec, phase.blocks, column(t), t.row, factor, sums.value, ups.value);
+      if constexpr (makes_norm) {
+        store_residual(spec, phase.blocks, column(t), t.row, is_there, factor, is_first ? first_residual : Residual::load(spec, column(t), t.row, is_there), sums.value);
+        is_first = false;
+      } else if (is_there) {
+        if (s.is_pair) store_silu(spec, phase.blocks, column(t), t.row, factor, sums.value, ups.value);
+        else store_output(spec, column(t), t.row, factor, sums.value);
+      }
     });
   }
 };
+
+// When the calling warp is done with a wave's runs. A function of its own for all formats: what everybody waits for had better be in the
+// instruction caches, and the products' loops keep their registers.
+template <int n8, bool makes_norm>
+QSPEC_DEVICE_CALL void finish_wave(int index, int first, int count) {
+  const LinearPhase<n8> phase(step_params(), index, 0);
+  const WaveSums<n8, makes_norm> sums{phase, phase.spec, phase.s, first, count};
+  const Residual residual = sums.first_residual();
+  named_barrier(kBlockBarrier, step_threads<n8>());
+  sums.store(residual);
+}
 
 // All runs of this block's share, wave by wave.
 template <int n8, GemmMode mode, int shift>
@@ -198,10 +212,8 @@ struct WaveRuns {
       phase.stamp(2);
       const bool is_last = ++wave == s.num_waves;
       const int end = is_last ? s.units : s.units * wave / s.num_waves;
-      const WaveSums<n8> sums{phase, phase.spec, s, first, end - first};
-      const Residual residual = sums.first_residual();
-      named_barrier(kBlockBarrier, step_threads<n8>());
-      sums.store(residual);
+      if (phase.spec.next_norm) finish_wave<n8, true>(phase.index, first, end - first);
+      else finish_wave<n8, false>(phase.index, first, end - first);
       if (is_last) break;
       first = end;
       at.begin(s, source, RunWalk<n8>::find_start(s, wave, thread_index() / kWarp));

@@ -60,9 +60,10 @@ struct Residual {
     return r;
   }
 };
-// The sum of the residual and what a linear adds to it, and with it the x-form of the norm behind it, without its factor. All lanes of a warp: four
-// neighbouring ones have a row's outputs of a row-tile.
-QSPEC_DEVICE void store_residual(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, const Residual& r, const float (&v)[4]) {
+// Where there is one: the sum of the residual and what a linear adds to it, and with it the x-form of the norm behind it, without its factor. All lanes of
+// a warp: four neighbouring ones have a row's outputs of a row-tile.
+QSPEC_DEVICE void store_residual(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, float factor, const Residual& r, float (&v)[4]) {
+  if (is_there) finish_sums(spec, column, factor, v);
   const float sum[4] = {add_flushed(r.before.x, v[0]), add_flushed(r.before.y, v[1]), add_flushed(r.before.z, v[2]), add_flushed(r.before.w, v[3])};
   const float squares = tile_squares(four_squares(sum));
   if (!is_there) return;
@@ -70,11 +71,9 @@ QSPEC_DEVICE void store_residual(const LinearSpec& spec, RowBlocks blocks, int c
   store_x4(spec.out_x, blocks, row, column, {sum[0] * r.weights.x, sum[1] * r.weights.y, sum[2] * r.weights.z, sum[3] * r.weights.w});
   if (column % kTileN == 0) store_l2(spec.next_squares + row * row_squares(spec.weight.n) + column / kTileN, squares);
 }
-// Four outputs of a row, if they are there. All lanes of a warp, as above.
-QSPEC_DEVICE void store_output(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, float factor, const Residual& residual, float (&v)[4]) {
-  if (is_there) finish_sums(spec, column, factor, v);
-  if (spec.next_norm) return store_residual(spec, blocks, column, row, is_there, residual, v);
-  if (!is_there) return;
+// Without a norm, one thread.
+QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float (&v)[4]) {
+  finish_sums(spec, column, factor, v);
   float* p = spec.output + row * spec.output_stride + spec.output_column + column;
   const bool is_sum = spec.epilogue == Epilogue::kAdd;
   const int left = spec.weight.n - column;

@@ -58,16 +58,16 @@ QSPEC_DEVICE_CALL void store_wide_tile(int index, int tile) {
   QSPEC_NO_UNROLL
   for (int i = thread_index(); i < shares.group_items * kColumns * kQuads; i += step_threads<n8>()) {
     const int within = i % kQuads * 4, row = i / kQuads % kColumns, in_group = i / (kQuads * kColumns), item = shares.first_item(tile) + in_group;
-    const bool is_there = row < count && item < spec.num_items;
+    if (row >= count || item >= spec.num_items) continue;
+    const float factor = shared_load_float(kFactorsAt + (first + row) * 4);
     const int warp = shares.first_warp(in_group);
     float v[4], up[4];
     sums.read_totals(warp, row, within, v);
-    const float factor = is_there ? shared_load_float(kFactorsAt + (first + row) * 4) : 0;
-    if (!shares.is_pair) {
-      store_output(spec, blocks, item * kTileN + within, first + row, is_there, factor, {}, v);
-    } else if (is_there) {
+    if (shares.is_pair) {
       sums.read_totals(warp + kUpWarp, row, within, up);
       store_silu(spec, blocks, item * kTileN + within, first + row, factor, v, up);
+    } else {
+      store_output(spec, item * kTileN + within, first + row, factor, v);
     }
   }
 }
