@@ -81,6 +81,24 @@ struct WaveSums {
     return result;
   }
 
+  // All slices from the workspace, in order, by one lane: all loads wait together.
+  QSPEC_DEVICE FourSums sum_partials(const Task& t, bool is_second, int slices) const {
+    constexpr int kAtOnce = 8;
+    FourSums result{};
+    QSPEC_NO_UNROLL
+    for (int base = 0; base < slices; base += kAtOnce) {
+      float4 v[kAtOnce];
+      QSPEC_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        v[i] = float4{0, 0, 0, 0};
+        if (base + i < slices) v[i] = load_l2(partial(t, base + i, is_second));
+      }
+      QSPEC_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) result.add(FourSums::of(v[i]), base + i < slices, base + i == 0);
+    }
+    return result;
+  }
+
   // This share has only some slices of k: their sums go to the workspace.
   QSPEC_DEVICE void share_slices(int slices) const {
     for_tasks(slices, [&](const Task& t) {
@@ -106,31 +124,29 @@ struct WaveSums {
 
   QSPEC_DEVICE bool is_shared() const { return spec.num_parts > 1; }
   QSPEC_DEVICE int own_slices() const { return (s.num_runs + kSliceRuns - 1) / kSliceRuns; }
-  QSPEC_DEVICE int all_slices() const { return is_shared() ? num_slices(spec.weight.k_tiles) : own_slices(); }
+  // That a task has lanes for as its sums are stored.
+  QSPEC_DEVICE int lane_slices() const { return is_shared() ? 1 : own_slices(); }
   QSPEC_DEVICE int column(const Task& t) const { return tile(t, false) * kTileN + t.within; }
   // Before that barrier: of the first task.
   QSPEC_DEVICE Residual first_residual() const {
     if constexpr (!makes_norm) return {};
-    const Lanes l = lanes(all_slices());
+    const Lanes l = lanes(lane_slices());
     const Task t = task(l, thread_index() / kWarp * l.step());
     return Residual::load(spec, column(t), t.row, t.is_there && t.slice == 0);
   }
   // After a barrier behind the wave's runs; the caller has another before the slabs are written again.
   QSPEC_DEVICE void store(const Residual& first_residual) const {
     const bool is_shared = this->is_shared();
-    const int slices = all_slices();
     if (is_shared) {
       share_slices(own_slices());
       count_parts();
     }
     bool is_first = true;
-    for_tasks(slices, [&](Task t) {
+    for_tasks(lane_slices(), [&](Task t) {
       if (is_shared) t.is_there = t.is_there && shared_load_4(kCompleteAt + t.unit * 4) != 0;
       const auto sum = [&](bool is_second) {
-        return sum_slices(t, slices, [&](int slice) {
-          if (!is_shared) return slice_of_runs(t, is_second, slice);
-          return t.is_there && slice < slices ? FourSums::of(load_l2(partial(t, slice, is_second))) : FourSums{};
-        });
+        if (!is_shared) return sum_slices(t, own_slices(), [&](int slice) { return slice_of_runs(t, is_second, slice); });
+        return t.is_there ? sum_partials(t, is_second, num_slices(spec.weight.k_tiles)) : FourSums{};
       };
       FourSums sums = sum(false), ups{};
       if (!makes_norm && s.is_pair) ups = sum(true);
