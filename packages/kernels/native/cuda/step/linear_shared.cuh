@@ -101,8 +101,7 @@ QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, in
   else store_x4(spec.out_x, blocks, row, k, gate);
 }
 
-// The factors of rows whose x-form another phase made: rows first, first + stride, … of the calling warp, `together` at a time, whose sums of
-// squares are on their way at once.
+// The factors of rows whose x-form another phase made, each warp every so many rows, `together` at a time, whose sums of squares are on their way at once.
 template <int together>
 QSPEC_DEVICE void put_factors_of(const Phase& phase, int rows) {
   const XForm& x = phase.x;
