@@ -578,10 +578,5 @@ QSPEC_DEVICE void wait_for_previous_kernel() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-QSPEC_DEVICE void allow_next_kernel() {
-#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 }  // namespace qspec::cuda

@@ -24,7 +24,9 @@ int64_t x_bytes(const BufferSpec& spec, int columns) {
   return tiles * columns * (spec.is_quantized ? 64 : 128);
 }
 int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
-size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>(row_squares(static_cast<int>(spec.width))) * kMaxStepRows * 4; }
+// Of 16 elements up to 32 rows; 256 rows with one a run take less.
+size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>(row_squares(static_cast<int>(spec.width))) * kPassRows * 4; }
+static_assert(kPassRows * (kRunK / kTileN) >= kMaxStepRows, "a run's squares of all rows fit, too");
 size_t float_bytes(const LoweredProgram& program, size_t buffer) {
   const int rows = static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : kMaxStepRows;
   return static_cast<size_t>(program.program->buffers[buffer].width) * rows * 4;

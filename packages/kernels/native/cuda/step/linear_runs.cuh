@@ -28,9 +28,9 @@ struct WaveSums {
     int column_shift, slice_shift;  // log2 of columns, of slices that have lanes
     QSPEC_DEVICE int step() const { return kWarp / kQuads >> slice_shift; }  // tasks of a warp at once
   };
-  QSPEC_DEVICE Lanes lanes(int slices) const {
-    return {n8 > 1 ? 4 : phase.blocks.rows >= 4 ? (phase.blocks.rows >= 8 ? 3 : 2) : phase.blocks.rows - 1, slices > 4 ? 3 : slices > 2 ? 2 : slices - 1};
-  }
+  // log2, rounded up, of 1 to 16.
+  QSPEC_DEVICE static int shift_for(int count) { return count > 8 ? 4 : count > 4 ? 3 : count > 2 ? 2 : count - 1; }
+  QSPEC_DEVICE Lanes lanes(int slices) const { return {shift_for(phase.blocks.columns()), shift_for(slices < kMostSlices ? slices : kMostSlices)}; }
   QSPEC_DEVICE Task task(const Lanes& l, int base) const {
     const int lane = lane_index(), number = base + (lane / kQuads >> l.slice_shift), row = number & ((1 << l.column_shift) - 1);
     return {number >> l.column_shift, row, lane % kQuads * 4, lane / kQuads & ((1 << l.slice_shift) - 1), 1 << l.slice_shift, number < count << l.column_shift && row < phase.rows};

@@ -48,9 +48,8 @@ struct StreamShape {
   int second_tile;          // row-tiles from a pair's first to its second
   int tiles;                // of k, to the share's end
   int k;                    // the same in elements
-  uint32_t run_bytes, end_bytes;          // dense, or codes with scales: of a run; from the share's first run to the row-tile's end
-  uint32_t low_run_bytes, low_end_bytes;  // of the low plane; 0 where it isn't read
-  uint32_t tile_bytes, low_tile_bytes;                    // from row-tile to row-tile
+  uint32_t run_bytes, low_run_bytes;    // of a run: dense, or codes with scales; of the low plane, 0 where it isn't read
+  uint32_t tile_bytes, low_tile_bytes;  // from row-tile to row-tile
   // From a row-tile's last run to the first of the one that a warp takes next, in tiles and units of 16 bytes. Of a pair: from its first to its second, to
   // the next pair's first.
   int tile_steps[2], jumps[2], low_jumps[2];

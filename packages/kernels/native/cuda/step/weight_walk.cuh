@@ -61,8 +61,6 @@ QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, i
   s.low_run_bytes = s.mode == GemmMode::kHiLo ? kRunTiles * kTileBytes : 0;
   s.tile_bytes = is_dense ? static_cast<uint32_t>(w.k_tiles) * kDenseTileBytes : static_cast<uint32_t>(hi_row_tile_bytes(w.k, w.k_tiles, w.group_size));
   s.low_tile_bytes = static_cast<uint32_t>(w.k_tiles) * kTileBytes;
-  s.end_bytes = s.tile_bytes - s.run_begin * s.run_bytes;
-  s.low_end_bytes = s.low_run_bytes ? s.low_tile_bytes - s.run_begin * s.low_run_bytes : 0;
   const int64_t last = s.num_runs - 1;
   for (int i = 0; i < 2; ++i) {
     s.tile_steps[i] = !s.is_pair ? 1 : i == 0 ? s.second_tile : 1 - s.second_tile;
