@@ -106,6 +106,16 @@ QSPEC_DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return d;
 #endif
 }
+// The same value, of which the compiler knows nothing: what is made of it is made where it is used.
+QSPEC_DEVICE uint32_t not_hoisted(uint32_t value) {
+#if defined(__CUDACC__)
+  uint32_t same;
+  asm volatile("mov.u32 %0, %1;" : "=r"(same) : "r"(value));
+  return same;
+#else
+  return value;
+#endif
+}
 // a - b and a · b + c of bfloat16 pairs, rounded once.
 QSPEC_DEVICE uint32_t bf16x2_sub(uint32_t a, uint32_t b) {
 #if defined(__CUDACC__)

@@ -109,7 +109,7 @@ class PhaseBuilder {
     class_ = kRowClasses[row_class];
     blocks_ = blocks_of(class_);
     demand_ = {};
-    if (program_.head_dim != 0) demand_.attention_bytes = attention_tile_bytes(program_.head_dim);
+    if (program_.head_dim != 0) demand_.attention_bytes = attention_tile_bytes(program_.head_dim, environment_.kv->shape().format != KvFormat::kBf16);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     for (size_t i = 0; i < program_.nodes.size(); ++i) {
       if (is_left_out(i)) continue;

@@ -1,168 +1,55 @@
 // Paged attention as a phase of the step kernel.
 //
 // An item is a block of up to 16 query columns (rows of one sequence x the heads that share a KV head) over a range of splits of 64
-// positions. A group of four warps takes it: what one split asks of a group is a chain of short steps, so a block has three groups under way. Scores: S = Q · Kᵀ, A = Q (16 columns x 16 dims), B = K; weights and output: O = P · V, A = P (16 x 16 positions), B = V; the sum
-// of weights is one more column of V that is all ones, so it is rounded as the numerators are. Within a split positions are summed in order
-// by the tensor core's chain; splits are folded in order within a chunk of 4, chunks within a segment of 4, segments in order: nothing depends
-// on who shares the batch, nor on how much of this one item does.
+// positions. A group of four warps takes it: what one split asks of a group is a chain of short steps, so a block has three groups under way.
+// Scores: S = Q · Kᵀ, A = Q (16 columns x 16 dims), B = K; weights and output: O = P · V, A = P (16 x 16 positions), B = V; the sum of weights is one
+// more column of V that is all ones, so it is rounded as the numerators are (codes, whose weights carry V's scale: a sum of the rounded weights without
+// it). Within a split positions are summed in order by the tensor core's chain; splits are folded in order within a chunk of 4, chunks within a segment
+// of 4, segments in order: nothing depends on who shares the batch, nor on how much of this one item does.
 //
-// K and V of a split go through shared memory (16-byte asynchronous copies, swizzled), one behind the other, so that either is under way while
-// the other is used. int8 codes are expanded to bfloat16 with their scale on the way. What this launch adds to the cache is written to the
+// K and V of a split go through shared memory as they lie in the cache (16-byte asynchronous copies, swizzled), one behind the other, so that either is
+// under way while the other is used; codes become bfloat16 in registers (attention_tiles.cuh). What this launch adds to the cache is written to the
 // tiles directly, so nothing that is copied depends on the phase before: the first split is fetched before the grid's barrier.
-//
-// Of a group in shared memory, [bytes]:  K and V tiles (bf16 cache), or one tile and two raw ones;  Q;  P;  slots;  small arrays.
 #pragma once
-#include "gemm/run_product.cuh"
-#include "step/row_math.cuh"
-#include "step/step_shared.cuh"
+#include "step/attention_heads.cuh"
+#include "step/attention_tiles.cuh"
 
 namespace qspec::cuda {
 
 constexpr uint32_t kOnePair = 0x3f803f80u;
 constexpr float kLog2E = 1.4426950408889634f;
 
-// 16-byte chunks of a row exchange places by the row's last three bits: neighbouring rows lie in other banks, both for 16-byte loads of four
-// lanes a row and for matrix loads of eight rows.
-QSPEC_DEVICE int swizzled(int row, int chunk) { return chunk ^ ((row & 1) << 2 | (row >> 1 & 3)); }
-
-
 struct AttentionShared {
-  uint32_t k, v;         // tiles [64][row_bytes] bf16; the same place for an int8 cache
-  uint32_t raw_k, raw_v; // [64][head_dim] codes (int8-nested: high nibbles, then low ones)
-  uint32_t q;            // [16][row_bytes] bf16
-  uint32_t p;            // [16][64] bf16
-  uint32_t largest;      // float [16][4] by column and warp
+  uint32_t k, v;         // tiles [64][row_bytes] as in the cache
+  uint32_t q;            // [columns][query_bytes] bf16
+  uint32_t p;            // [columns][64] bf16
+  uint32_t largest;      // float [columns][4] by column and warp
+  uint32_t total;        // the same, of weights; codes only
   uint32_t slots;        // int32 [2][64]
   uint32_t k_scale, v_scale;  // float [2][64]
-  uint32_t own, first;   // int32 [16] last and first position that a column sees
-  int row_bytes;
+  uint32_t own, first;   // int32 [columns] last and first position that a column sees
 };
-
-QSPEC_HOST_DEVICE constexpr int attention_row_bytes(int head_dim) { return head_dim <= 64 ? 128 : 256; }
-QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim) {
-  return (2 * kSplitPositions + kQueryColumns) * attention_row_bytes(head_dim) + kQueryColumns * kSplitPositions * 2 +
-         kQueryColumns * kGroupWarps * 4 + 2 * kSplitPositions * 4 * 3 + 2 * kQueryColumns * 4;
+QSPEC_HOST_DEVICE constexpr int attention_shared_bytes(int head_dim, bool has_codes) {
+  return 2 * kSplitPositions * attention_row_bytes(head_dim, has_codes) + kQueryColumns * (query_row_bytes(head_dim, has_codes) + kSplitPositions * 2 + 2 * kGroupWarps * 4 + 2 * 4) +
+         2 * kSplitPositions * 4 * 3;
 }
 
 QSPEC_DEVICE AttentionShared carve_attention(uint32_t base, int head_dim, bool has_codes) {
+  const int row_bytes = attention_row_bytes(head_dim, has_codes);
   AttentionShared s;
-  s.row_bytes = attention_row_bytes(head_dim);
   uint32_t p = base;
-  s.k = p, s.v = has_codes ? p : p + kSplitPositions * s.row_bytes;
-  s.raw_k = p + kSplitPositions * s.row_bytes, s.raw_v = s.raw_k + kSplitPositions * s.row_bytes / 2;
-  p += 2 * kSplitPositions * s.row_bytes;
-  s.q = p, p += kQueryColumns * s.row_bytes;
+  s.k = p, p += kSplitPositions * row_bytes;
+  s.v = p, p += kSplitPositions * row_bytes;
+  s.q = p, p += kQueryColumns * query_row_bytes(head_dim, has_codes);
   s.p = p, p += kQueryColumns * kSplitPositions * 2;
   s.largest = p, p += kQueryColumns * kGroupWarps * 4;
+  s.total = p, p += kQueryColumns * kGroupWarps * 4;
   s.slots = p, p += 2 * kSplitPositions * 4;
   s.k_scale = p, p += 2 * kSplitPositions * 4;
   s.v_scale = p, p += 2 * kSplitPositions * 4;
   s.own = p, p += kQueryColumns * 4;
   s.first = p;
   return s;
-}
-
-// ---- Rotation of heads, and the cache ----------------------------------------------------------------------------------------------
-
-// A lane's share of one head: elements 2·lane and 2·lane + 1 of either half, if there are so many.
-struct HeadValues {
-  float2 low, high;
-};
-QSPEC_DEVICE bool has_head_values(int head_dim) { return 4 * lane_index() < head_dim; }
-
-// Head `head` (of q, k and v in this order) of a row, normed and rotated. `norm`: weights or nullptr.
-QSPEC_DEVICE HeadValues load_head(const AttentionSpec& spec, int row, int head, const float* norm, bool has_rope) {
-  const int lane = lane_index(), half = spec.head_dim / 2;
-  const float* values = spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim + 2 * lane;
-  HeadValues v{{0, 0}, {0, 0}};
-  float4 turn{1, 0, 1, 0};
-  if (has_head_values(spec.head_dim)) {
-    v = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
-    if (has_rope) turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
-  }
-  if (norm) {
-    const float squares = fmaf(v.high.y, v.high.y, fmaf(v.high.x, v.high.x, fmaf(v.low.y, v.low.y, v.low.x * v.low.x)));
-    const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(spec.head_dim) + spec.eps);
-    if (has_head_values(spec.head_dim)) {
-      const float2 low = load_constant(reinterpret_cast<const float2*>(norm) + lane), high = load_constant(reinterpret_cast<const float2*>(norm + half) + lane);
-      v = {{v.low.x * factor * low.x, v.low.y * factor * low.y}, {v.high.x * factor * high.x, v.high.y * factor * high.y}};
-    }
-  }
-  return {{v.low.x * turn.x - v.high.x * turn.y, v.low.y * turn.z - v.high.y * turn.w}, {v.high.x * turn.x + v.low.x * turn.y, v.high.y * turn.z + v.low.y * turn.w}};
-}
-
-// code + 128 = 16 · high + low.
-struct CodePair {
-  uint8_t high, low;  // of two neighbouring elements
-};
-QSPEC_DEVICE int quantized_code(float value, float scale) { return scale > 0 ? static_cast<int>(rintf(fminf(fmaxf(value / scale, -127.0f), 127.0f))) : 0; }
-QSPEC_DEVICE CodePair split_codes(int a, int b) {
-  a += 128, b += 128;
-  return {static_cast<uint8_t>(a >> 4 | (b >> 4) << 4), static_cast<uint8_t>((a & 15) | (b & 15) << 4)};
-}
-
-// Where a row's K or V goes besides the cache: its place in the tile that is about to be used, or nowhere.
-struct TilePlace {
-  bool is_there;
-  int swizzle_row;
-  uint32_t row;   // bf16: the tile row; codes: the raw row (int8-nested: high nibbles)
-  uint32_t low;   // int8-nested: low nibbles
-  uint32_t scale;
-};
-
-// Two neighbouring elements of a head in bfloat16: into a swizzled tile row.
-QSPEC_DEVICE void store_pair(uint32_t row, int swizzle_row, int element, uint32_t pair) {
-  shared_store_4(row + swizzled(swizzle_row, element / 8) * 16 + element % 8 * 2, pair);
-}
-
-// K (`is_v`: V) head of `row` from qkv into slot `slot` of the cache, and to `place`. A warp.
-QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot, int kv_head, bool is_v, const TilePlace& place) {
-  const int lane = lane_index(), dim = spec.head_dim;
-  const HeadValues v = load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, is_v ? nullptr : spec.k_norm, !is_v);
-  const int64_t vector = slot * spec.num_kv_heads + kv_head;
-  uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
-  if (spec.cache.format == KvFormat::kBf16) {
-    if (!has_head_values(dim)) return;
-    QSPEC_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int element = 2 * lane + h * dim / 2;
-      const uint32_t pair = h == 0 ? pack_bf16(v.low.x, v.low.y) : pack_bf16(v.high.x, v.high.y);
-      *reinterpret_cast<uint32_t*>(data + (vector * dim + element) * 2) = pair;
-      if (place.is_there) store_pair(place.row, place.swizzle_row, element, pair);
-    }
-    return;
-  }
-  const float largest = lanes_max(max_or_nan(max_or_nan(magnitude(v.low.x), magnitude(v.low.y)), max_or_nan(magnitude(v.high.x), magnitude(v.high.y))), 5);
-  const float scale = largest / 127.0f;
-  if (lane == 0) {
-    (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
-    if (place.is_there) shared_store_float(place.scale, scale);
-  }
-  if (!has_head_values(dim)) return;
-  uint8_t* low = is_v ? spec.cache.v_low : spec.cache.k_low;
-  QSPEC_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const int element = 2 * lane + h * dim / 2;
-    const int a = quantized_code(h == 0 ? v.low.x : v.high.x, scale), b = quantized_code(h == 0 ? v.low.y : v.high.y, scale);
-    if (spec.cache.format == KvFormat::kInt8) {
-      const auto pair = static_cast<uint16_t>((a & 255) | (b & 255) << 8);
-      *reinterpret_cast<uint16_t*>(data + vector * dim + element) = pair;
-      if (place.is_there) shared_store_2(place.row + element, pair);
-    } else {
-      const CodePair pair = split_codes(a, b);
-      data[(vector * dim + element) / 2] = pair.high, low[(vector * dim + element) / 2] = pair.low;
-      if (place.is_there) shared_store_1(place.row + element / 2, pair.high), shared_store_1(place.low + element / 2, pair.low);
-    }
-  }
-}
-
-// With writes_first: everybody's K and V before anybody attends.
-QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, int num_warps) {
-  const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
-  for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
-    const int row = i / (2 * spec.num_kv_heads);
-    store_kv_head(spec, row, load_constant(batch.slots + row), i / 2 % spec.num_kv_heads, i & 1, {});
-  }
 }
 
 // ---- One split --------------------------------------------------------------------------------------------------------------------------
@@ -178,39 +65,43 @@ QSPEC_DEVICE FoldFactors fold_factors(float largest, float next) {
 }
 QSPEC_DEVICE float fold(const FoldFactors& f, float old_value, float next) { return fmaf(old_value, f.old_scale, next * f.new_scale); }
 
-// `head_dim`, or 0: told at run time; `may_have_codes`: the cache may be int8. Both known, most arithmetic of places is done by the compiler.
-template <int head_dim, bool may_have_codes>
+// `head_dim`, or 0: told at run time.
+template <CacheCodes codes, int head_dim>
 struct AttentionPhase {
   const StepParams& params;
   const AttentionSpec& spec;
   const StepBatch& batch;
   const AttentionStart& start;
   RowBlocks blocks;
-  AttentionShared s;
+  uint32_t base;  // of the group's shared memory
+  CacheTiles<codes, head_dim> tiles;
   int index;  // of the phase
   int which, thread, warp, lane;  // the group of warps, and the place in it
   int heads, dim;                 // query heads a KV head
-  bool has_codes;
 
+  // Found anew wherever it is used: places that are kept in registers through the loop cost more than they save.
+  QSPEC_DEVICE AttentionShared shared() const { return carve_attention(not_hoisted(base), tiles.head_dims(), has_codes); }
+
+  using Tiles = CacheTiles<codes, head_dim>;
+  static constexpr bool has_codes = Tiles::has_codes;
   static constexpr int kFoldBatch = 8;
-  static constexpr int kPositionTiles = kSplitPositions / 8 / kGroupWarps;  // of 8 positions, a warp
-  static constexpr int kDimTiles = kMaxHeadDim / 8 / kGroupWarps;
+  static constexpr int kPositionTiles = Tiles::kPositionTiles, kDimTiles = Tiles::kDimTiles;
 
   struct Work {  // one split of one item, for one KV head
     const AttentionItem* item;  // the group's first lies in shared memory
     int number, kv_head;        // of the item
     int split;
   };
-  struct State {
+  struct State {  // of columns g, g + 8
     float largest[2], weight[2], output[kDimTiles][4];
   };
 
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
   QSPEC_DEVICE void sync() const { group_barrier(kGroupBarrier + which, kGroupThreads); }
 
-  QSPEC_DEVICE uint32_t slot_at(int buffer, int position) const { return s.slots + (buffer * kSplitPositions + position) * 4; }
+  QSPEC_DEVICE uint32_t slot_at(int buffer, int position) const { return shared().slots + (buffer * kSplitPositions + position) * 4; }
   QSPEC_DEVICE uint32_t scale_at(bool is_v, int buffer, int position) const {
-    return (is_v ? s.v_scale : s.k_scale) + (buffer * kSplitPositions + position) * 4;
+    return (is_v ? shared().v_scale : shared().k_scale) + (buffer * kSplitPositions + position) * 4;
   }
   // Leaves a position's slot; the scales of what is there come with the next copies.
   QSPEC_DEVICE void put_slot(int buffer, int position, int64_t slot, int kv_head) const {
@@ -232,15 +123,15 @@ struct AttentionPhase {
   // Starts copying K or V of a split whose slots are at `slots`. Absent positions are zero. Each thread copies one 16-byte chunk of every so
   // many positions; neighbours copy neighbouring chunks. With 8, 16, … positions between them, swizzles stay the same.
   QSPEC_DEVICE void copy_tile(bool is_v, int kv_head, uint32_t slots) const {
-    const bool is_nested = spec.cache.format == KvFormat::kInt8Nested, has_low = is_nested && !spec.high_plane_only;
-    const int vector_bytes = !has_codes ? 2 * dim : is_nested ? dim / 2 : dim, row_bytes = has_codes ? vector_bytes : s.row_bytes;
-    const int chunks = vector_bytes / 16, padded = chunks > 8 ? 16 : chunks > 4 ? 8 : chunks > 2 ? 4 : chunks;  // a power of two
+    const int plane_chunks = tiles.chunks(), chunks = tiles.has_low_plane() ? 2 * plane_chunks : plane_chunks;
+    const int padded = chunks > 8 ? 16 : chunks > 4 ? 8 : chunks > 2 ? 4 : chunks;  // a power of two
     const int chunk = thread & (padded - 1), first = thread / padded, step = kGroupThreads / padded;
     if (chunk >= chunks) return;
-    const uint8_t* from = (is_v ? spec.cache.v : spec.cache.k) + kv_head * vector_bytes + chunk * 16;
-    const int64_t low = has_low ? (is_v ? spec.cache.v_low - spec.cache.v : spec.cache.k_low - spec.cache.k) : 0;
-    const uint32_t slot_bytes = spec.num_kv_heads * vector_bytes;
-    uint32_t place = has_codes ? (is_v ? s.raw_v : s.raw_k) + first * row_bytes + chunk * 16 : (is_v ? s.v : s.k) + first * row_bytes + swizzled(first, chunk) * 16;
+    const bool is_low = has_codes && chunk >= plane_chunks;
+    const uint8_t* plane = is_low ? (is_v ? spec.cache.v_low : spec.cache.k_low) : (is_v ? spec.cache.v : spec.cache.k);
+    const uint8_t* from = plane + (kv_head * plane_chunks + (is_low ? chunk - plane_chunks : chunk)) * 16;
+    const uint32_t slot_bytes = spec.num_kv_heads * plane_chunks * 16;
+    uint32_t place = (is_v ? shared().v : shared().k) + first * tiles.row_bytes() + swizzled(first, chunk) * 16;
     uint32_t slot_place = slots + first * 4;
     constexpr int kAtOnce = 4;
     QSPEC_NO_UNROLL
@@ -255,52 +146,31 @@ struct AttentionPhase {
       QSPEC_UNROLL
       for (int i = 0; i < kAtOnce; ++i) {
         const uint8_t* source = from + static_cast<uint64_t>(static_cast<uint32_t>(slot[i])) * slot_bytes;
-        if (least >= 0 || slot[i] >= 0) {  // mostly all are there
-          copy_async<16>(place, source);
-          if (has_low) copy_async<16>(place + kSplitPositions * vector_bytes, source + low);
-        } else if (slot[i] == kAbsent) {
-          shared_store_16(place, uint4{0, 0, 0, 0});
-        }
-        place += step * row_bytes;
+        if (least >= 0 || slot[i] >= 0) copy_async<16>(place, source);  // mostly all are there
+        else if (slot[i] == kAbsent) shared_store_16(place, uint4{0, 0, 0, 0});
+        place += step * tiles.row_bytes();
       }
-    }
-  }
-
-  // Eight elements' codes of a raw row, + 128, as bytes: x the even ones, y the odd ones.
-  QSPEC_DEVICE uint2 code_bytes(uint32_t raw, int position, int chunk) const {
-    if (spec.cache.format == KvFormat::kInt8) {
-      const uint2 v = shared_load_8(raw + position * dim + chunk * 8);
-      return {permute_bytes(v.x, v.y, 0x6420) ^ 0x80808080u, permute_bytes(v.x, v.y, 0x7531) ^ 0x80808080u};
-    }
-    const uint32_t at = raw + position * (dim / 2) + chunk * 4;
-    const uint32_t high = shared_load_4(at), low = spec.high_plane_only ? 0x88888888u : shared_load_4(at + kSplitPositions * (dim / 2));  // 8: the middle
-    return {(high & kByteMask) << 4 | (low & kByteMask), (high & ~kByteMask) | (low >> 4 & kByteMask)};
-  }
-  // Code of byte `i` as a float, exactly: 2^23 + byte is 0x4b0000xx.
-  QSPEC_DEVICE static float code_value(uint32_t bytes, int i) { return float_of_bits(permute_bytes(bytes, 0x4b000000u, 0x7540u | static_cast<uint32_t>(i))) - 8388736.0f; }
-
-  // Raw codes -> the bf16 tile. Absent positions have scale 0.
-  QSPEC_DEVICE void expand_tile(bool is_v, int buffer) const {
-    const uint32_t raw = is_v ? s.raw_v : s.raw_k;
-    const int chunks = dim / 8, padded = chunks > 8 ? 16 : chunks > 4 ? 8 : 4, chunk = thread & (padded - 1);
-    if (chunk >= chunks) return;
-    QSPEC_NO_UNROLL
-    for (int position = thread / padded; position < kSplitPositions; position += kGroupThreads / padded) {
-      const float scale = shared_load_float(scale_at(is_v, buffer, position));
-      const uint2 codes = code_bytes(raw, position, chunk);
-      uint32_t word[4];
-      QSPEC_UNROLL
-      for (int w = 0; w < 4; ++w) word[w] = pack_bf16(code_value(codes.x, w) * scale, code_value(codes.y, w) * scale);
-      shared_store_16(s.k + position * s.row_bytes + swizzled(position, chunk) * 16, uint4{word[0], word[1], word[2], word[3]});
     }
   }
 
   QSPEC_DEVICE TilePlace tile_place(bool is_v, int position, int buffer) const {
     const int p = position % kSplitPositions;
-    if (!has_codes) return {true, p, (is_v ? s.v : s.k) + p * s.row_bytes, 0, 0};
-    const int vector_bytes = spec.cache.format == KvFormat::kInt8Nested ? dim / 2 : dim;
-    const uint32_t row = (is_v ? s.raw_v : s.raw_k) + p * vector_bytes;
-    return {true, p, row, row + kSplitPositions * vector_bytes, scale_at(is_v, buffer, p)};
+    return {true, p, (is_v ? shared().v : shared().k) + p * tiles.row_bytes(), has_codes ? scale_at(is_v, buffer, p) : 0};
+  }
+
+  QSPEC_DEVICE void put_query(int column, const HeadValues& q) const {
+    if (!has_head_values(dim)) return;
+    QSPEC_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int element = 2 * lane + h * dim / 2;
+      const uint32_t pair = h == 0 ? pack_bf16(q.low.x, q.low.y) : pack_bf16(q.high.x, q.high.y);
+      if constexpr (!has_codes) {
+        shared_store_4(shared().q + tiles.query_place(column, element), pair);
+      } else {
+        shared_store_2(shared().q + tiles.query_place(column, element), static_cast<uint16_t>(pair));
+        shared_store_2(shared().q + tiles.query_place(column, element + 1), static_cast<uint16_t>(pair >> 16));
+      }
+    }
   }
 
   // What a split needs of this launch's own rows: at an item's first one, Q of its columns, normed and rotated, and which positions each sees;
@@ -311,62 +181,53 @@ struct AttentionPhase {
     const int num_queries = is_first ? item.num_rows * heads : 0;
     int first_row = 0, num_rows = 0;  // whose K and V: rows of a sequence have neighbouring positions, from first_new on
     if (!batch.writes_first) {
-      const int from = work.split * kSplitPositions - item.first_new, to = from + kSplitPositions, count = item.sequence_end - item.sequence_begin;
+      const int from = work.split * kSplitPositions - item.first_new, to = from + kSplitPositions, count = item.last_position - item.first_new + 1;
       first_row = item.sequence_begin + (from < 0 ? 0 : from), num_rows = (to < count ? to : count) - (from < 0 ? 0 : from);
       if (num_rows < 0) num_rows = 0;
     }
     QSPEC_NO_UNROLL
     for (int task = warp; task < num_queries + 2 * num_rows; task += kGroupWarps) {
       if (task < num_queries) {
-        const HeadValues q = load_head(spec, item.row_begin + task / heads, kv_head * heads + task % heads, spec.q_norm, true);
-        if (!has_head_values(dim)) continue;
-        store_pair(s.q + task * s.row_bytes, task, 2 * lane, pack_bf16(q.low.x, q.low.y));
-        store_pair(s.q + task * s.row_bytes, task, 2 * lane + dim / 2, pack_bf16(q.high.x, q.high.y));
+        put_query(task, finish_head(spec, load_head(spec, item.row_begin + task / heads, kv_head * heads + task % heads), spec.q_norm));
       } else {
         const int t = task - num_queries, row = first_row + t / 2;
         const bool is_v = t & 1;
-        store_kv_head(spec, row, start.slots_of_rows[row], kv_head, is_v, tile_place(is_v, start.positions[row], buffer));
+        const RawHead raw = load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head);
+        store_kv_head(spec, raw, start.slots_of_rows[row], kv_head, is_v, tile_place(is_v, start.positions[row], buffer));
       }
     }
     if (is_first && thread < kQueryColumns) {
       const int own = thread < num_queries ? start.positions[item.row_begin + thread / heads] : -1;
-      shared_store_4(s.own + thread * 4, static_cast<uint32_t>(own));
-      shared_store_4(s.first + thread * 4, spec.sliding_window > 0 && own >= spec.sliding_window ? static_cast<uint32_t>(own + 1 - spec.sliding_window) : 0);
+      shared_store_4(shared().own + thread * 4, static_cast<uint32_t>(own));
+      shared_store_4(shared().first + thread * 4, spec.sliding_window > 0 && own >= spec.sliding_window ? static_cast<uint32_t>(own + 1 - spec.sliding_window) : 0);
     }
   }
 
-  // Scores of this warp's positions (base 2, -infinity where not seen), and their maxima per column into s.largest.
-  QSPEC_DEVICE void score(int split, float (&scores)[kPositionTiles][4]) const {
+  // Scores of this warp's positions (base 2, -infinity where not seen), and their maxima per column into shared().largest.
+  QSPEC_DEVICE void score(int split, int buffer, float (&scores)[kPositionTiles][4]) const {
     const int g = lane / 4, t = lane % 4;
     const float scale = spec.scale * kLog2E;
     float largest[2] = {-INFINITY, -INFINITY};
     int32_t own[2], first[2];
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
-      own[i] = static_cast<int32_t>(shared_load_4(s.own + (g + 8 * i) * 4)), first[i] = static_cast<int32_t>(shared_load_4(s.first + (g + 8 * i) * 4));
+      own[i] = static_cast<int32_t>(shared_load_4(shared().own + (g + 8 * i) * 4)), first[i] = static_cast<int32_t>(shared_load_4(shared().first + (g + 8 * i) * 4));
     }
     float acc[kPositionTiles][4] = {};
-    QSPEC_UNROLL
-    for (int chunk = 0; chunk < kMaxHeadDim / 32; ++chunk) {
-      if (chunk * 32 >= dim) break;
-      const int place = swizzled(g, 4 * chunk + t) * 16;  // of rows g, g + 8, g + 16 … alike
-      const uint4 q0 = shared_load_16(s.q + g * s.row_bytes + place), q1 = shared_load_16(s.q + (g + 8) * s.row_bytes + place);
-      const uint32_t a0[4] = {q0.x, q1.x, q0.y, q1.y}, a1[4] = {q0.z, q1.z, q0.w, q1.w};
-      QSPEC_UNROLL
-      for (int j = 0; j < kPositionTiles; ++j) {
-        const uint4 k = shared_load_16(s.k + ((warp + j * kGroupWarps) * 8 + g) * s.row_bytes + place);
-        mma_bf16(acc[j], a0, k.x, k.y);
-        mma_bf16(acc[j], a1, k.z, k.w);
-      }
-    }
+    tiles.score(shared().k, shared().q, warp, lane, acc);
     QSPEC_UNROLL
     for (int j = 0; j < kPositionTiles; ++j) {
       const int tile = warp + j * kGroupWarps;
+      float scales[2] = {scale, scale};
+      if constexpr (has_codes) {
+        const uint2 of_codes = shared_load_8(scale_at(false, buffer, tile * 8 + 2 * t));
+        scales[0] *= float_of_bits(of_codes.x), scales[1] *= float_of_bits(of_codes.y);
+      }
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int p = split * kSplitPositions + tile * 8 + 2 * t + (i & 1);
         const bool is_seen = p <= own[i >> 1] && p >= first[i >> 1];
-        scores[j][i] = is_seen ? acc[j][i] * scale : -INFINITY;
+        scores[j][i] = is_seen ? acc[j][i] * scales[i & 1] : -INFINITY;
         largest[i >> 1] = largest[i >> 1] > scores[j][i] ? largest[i >> 1] : scores[j][i];
       }
     }
@@ -376,63 +237,79 @@ struct AttentionPhase {
         const float other = shuffle_xor(largest[i], mask);
         largest[i] = largest[i] > other ? largest[i] : other;
       }
-      if (t == 0) shared_store_float(s.largest + ((g + 8 * i) * kGroupWarps + warp) * 4, largest[i]);
+      if (t == 0) shared_store_float(shared().largest + ((g + 8 * i) * kGroupWarps + warp) * 4, largest[i]);
     }
   }
 
-  // Weights of this warp's positions into s.p; `largest`: the split's maxima of columns g, g+8.
-  QSPEC_DEVICE void weigh(const float (&scores)[kPositionTiles][4], float (&largest)[2]) const {
+  // Weights of this warp's positions into shared().p; `largest`: the split's maxima of columns g, g+8. Codes' weights get V's scale, their sums without it
+  // go into shared().total.
+  QSPEC_DEVICE void weigh(int buffer, const float (&scores)[kPositionTiles][4], float (&largest)[2]) const {
     const int g = lane / 4, t = lane % 4;
     QSPEC_UNROLL
     for (int i = 0; i < 2; ++i) {
       largest[i] = -INFINITY;
       static_assert(kGroupWarps == 4, "one load");
-      const uint4 four = shared_load_16(s.largest + (g + 8 * i) * kGroupWarps * 4);
+      const uint4 four = shared_load_16(shared().largest + (g + 8 * i) * kGroupWarps * 4);
       QSPEC_UNROLL
       for (int j = 0; j < kGroupWarps; ++j) {
         const float other = float_of_bits(word_of(four, j));
         largest[i] = largest[i] > other ? largest[i] : other;
       }
     }
+    float total[2] = {0, 0};
     QSPEC_UNROLL
     for (int j = 0; j < kPositionTiles; ++j) {
       const int tile = warp + j * kGroupWarps;
+      uint2 scale{0, 0};
+      if constexpr (has_codes) scale = shared_load_8(scale_at(true, buffer, tile * 8 + 2 * t));
       QSPEC_UNROLL
       for (int i = 0; i < 2; ++i) {
         const bool is_empty = largest[i] == -INFINITY;
         const float a = is_empty ? 0 : exp2_fast(scores[j][2 * i] - largest[i]), b = is_empty ? 0 : exp2_fast(scores[j][2 * i + 1] - largest[i]);
         const int column = g + 8 * i;
-        shared_store_4(s.p + column * kSplitPositions * 2 + swizzled(column, tile) * 16 + t * 4, pack_bf16(a, b));
+        uint32_t pair = pack_bf16(a, b);
+        if constexpr (has_codes) {
+          total[i] += bf16_low(pair) + bf16_high(pair);
+          pair = pack_bf16(a * float_of_bits(scale.x), b * float_of_bits(scale.y));
+        }
+        shared_store_4(shared().p + column * kSplitPositions * 2 + swizzled(column, tile) * 16 + t * 4, pair);
+      }
+    }
+    if constexpr (has_codes) {
+      QSPEC_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        for (int mask = 1; mask < 4; mask *= 2) total[i] += shuffle_xor(total[i], mask);
+        if (t == 0) shared_store_float(shared().total + ((g + 8 * i) * kGroupWarps + warp) * 4, total[i]);
       }
     }
   }
 
-  // P · V for this warp's dims, and P · 1.
-  QSPEC_DEVICE void attend(float (&output)[kDimTiles][4], float (&weight)[4]) const {
-    QSPEC_UNROLL
-    for (int i = 0; i < 4; ++i) weight[i] = 0;
+  // P · V for this warp's dims, and P · 1 (codes: the sums that weigh() left).
+  QSPEC_DEVICE void attend(State& state) const {
+    float weight[4] = {0, 0, 0, 0};
     QSPEC_UNROLL
     for (int d = 0; d < kDimTiles; ++d)
       QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) output[d][i] = 0;
-    const uint32_t tile = has_codes ? s.k : s.v;
+      for (int i = 0; i < 4; ++i) state.output[d][i] = 0;
     for (int base = 0; base < kSplitPositions; base += 32) {
       uint32_t p[2][4];
       QSPEC_UNROLL
       for (int h = 0; h < 2; ++h) {
         const int column = lane % 16, chunk = (base + 16 * h) / 8 + lane / 16;
-        load_matrix_x4(p[h], s.p + column * kSplitPositions * 2 + swizzled(column, chunk) * 16);
-        mma_bf16(weight, p[h], kOnePair, kOnePair);
+        load_matrix_x4(p[h], shared().p + column * kSplitPositions * 2 + swizzled(column, chunk) * 16);
+        if constexpr (!has_codes) mma_bf16(weight, p[h], kOnePair, kOnePair);
       }
-      QSPEC_UNROLL
-      for (int d = 0; d < kDimTiles; ++d) {
-        const int dims = warp + d * kGroupWarps;
-        if (dims * 8 >= dim) continue;
-        uint32_t v[4];
-        const int position = base + lane;
-        load_matrix_x4_transposed(v, tile + position * s.row_bytes + swizzled(position, dims) * 16);
-        mma_bf16(output[d], p[0], v[0], v[1]);
-        mma_bf16(output[d], p[1], v[2], v[3]);
+      tiles.for_values(shared().v, base, warp, lane, [&](int d, const uint32_t (&v)[4]) {
+        mma_bf16(state.output[d], p[0], v[0], v[1]);
+        mma_bf16(state.output[d], p[1], v[2], v[3]);
+      });
+    }
+    QSPEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      state.weight[i] = weight[2 * i];
+      if constexpr (has_codes) {
+        const uint4 four = shared_load_16(shared().total + (lane / 4 + 8 * i) * kGroupWarps * 4);
+        state.weight[i] = ((float_of_bits(four.x) + float_of_bits(four.y)) + float_of_bits(four.z)) + float_of_bits(four.w);
       }
     }
   }
@@ -461,7 +338,8 @@ struct AttentionPhase {
   // An item's longer sums, which are touched once a chunk, are kept in the workspace: in shared memory they would leave L1 too little for the
   // weights that are on their way. level: 0 segment, 1 the whole.
   QSPEC_DEVICE float* saved_at(int level) const {
-    return params.workspace.saved_states + (static_cast<int64_t>(block_index() * kAttentionGroups + which) * 2 + level) * kStateWords * kGroupThreads + thread;
+    return params.workspace.saved_states +
+           ((static_cast<int64_t>(block_index() * kAttentionGroups + which) * 2 + level)) * kStateWords * kGroupThreads + thread;
   }
   QSPEC_DEVICE void save(int level, const State& state) const {
     float* p = saved_at(level);
@@ -489,12 +367,10 @@ struct AttentionPhase {
     else load_saved(0, sum);
     append(sum, chunk);
     if (!is_end && begin + kChunkSplits != segment + kSegmentSplits) return save(0, sum);
-    State whole;
-    if (segment <= work.item->split_begin) clear(whole);
-    else load_saved(1, whole);
-    append(whole, sum);
-    if (is_end) chunk = whole;
-    else save(1, whole);
+    if (segment <= work.item->split_begin) clear(chunk);
+    else load_saved(1, chunk);
+    append(chunk, sum);
+    if (!is_end) save(1, chunk);
   }
 
   // ---- Results: [outputs | largest, weight] ----
@@ -514,11 +390,7 @@ struct AttentionPhase {
       const int column = lane / 4 + 8 * i;
       if (column >= item.num_rows * heads) continue;
       const int row = item.row_begin + column / heads, head = kv_head * heads + column % heads;
-      QSPEC_UNROLL
-      for (int d = 0; d < kDimTiles; ++d) {
-        const int at = (warp + d * kGroupWarps) * 8 + 2 * (lane % 4);
-        if (at < dim) store(row, head, at, float2{state.output[d][2 * i], state.output[d][2 * i + 1]}, i);
-      }
+      tiles.for_pairs(state.output, i, warp, lane, [&](int at, float2 two) { store(row, head, at, two, i); });
     }
   }
   QSPEC_DEVICE void store_state(const State& state, const AttentionItem& item, int kv_head, bool is_segment) const {
@@ -674,26 +546,17 @@ struct AttentionPhase {
       wait_async<1>();
       sync();  // K is here; Q is ready
       if (turn == 0) stamp_clock(params, index, 1);
-      if (has_codes) {
-        expand_tile(false, buffer);
-        sync();
-      }
-      float scores[kPositionTiles][4], weight[4];
+      float scores[kPositionTiles][4];
       State one;
-      score(now.split, scores);
+      score(now.split, buffer, scores);
       if (has_next && has_slot()) put_slot(buffer ^ 1, slot_position(), next_slot, next.kv_head);
       sync();  // maxima and slots; everyone is done with K
       start_copy(next, false, buffer ^ 1, has_next);
-      weigh(scores, one.largest);
+      weigh(buffer, scores, one.largest);
       wait_async<1>();
       sync();  // V is here; P is ready
       if (turn == 0) stamp_clock(params, index, 2);
-      if (has_codes) {
-        expand_tile(true, buffer);
-        sync();
-      }
-      attend(one.output, weight);
-      one.weight[0] = weight[0], one.weight[1] = weight[2];
+      attend(one);
       append(chunk, one);
       const bool is_chunk = is_end || (now.split + 1) % kChunkSplits == 0, is_long = now.item->split_end - now.item->split_begin > kChunkSplits;
       if (is_chunk && is_long) append_chunk(now, is_end, chunk);
@@ -716,46 +579,53 @@ struct AttentionPhase {
   }
 };
 
-template <int head_dim, bool may_have_codes>
-QSPEC_DEVICE AttentionPhase<head_dim, may_have_codes> attention_phase(const StepParams& params, int index) {
+template <CacheCodes codes, int head_dim>
+QSPEC_DEVICE AttentionPhase<codes, head_dim> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
-  const bool has_codes = may_have_codes && spec.cache.format != KvFormat::kBf16;
+  constexpr bool has_codes = codes != CacheCodes::kNone;
   const int which = thread_index() / kGroupThreads, thread = thread_index() % kGroupThreads, dim = head_dim > 0 ? head_dim : spec.head_dim;
   return {params,
           spec,
           step_batch(),
           attention_start(),
           params.blocks,
-          carve_attention(params.region_at + which * attention_shared_bytes(dim), dim, has_codes),
+          static_cast<uint32_t>(params.region_at + which * attention_shared_bytes(dim, has_codes)),
+          {dim, spec.high_plane_only},
           index,
           which,
           thread,
           thread / kWarp,
           thread % kWarp,
           spec.num_heads / spec.num_kv_heads,
-          dim,
-          has_codes};
+          dim};
 }
 
-template <int head_dim, bool may_have_codes>
+template <CacheCodes codes, int head_dim>
 QSPEC_DEVICE_CALL void call_attention(int index) {
-  attention_phase<head_dim, may_have_codes>(step_params(), index).run();
+  attention_phase<codes, head_dim>(step_params(), index).run();
 }
-// The phase, compiled for what it is: its first splits before its input is there, or all of it. A function of its own where registers are short.
-template <int n8, bool is_first, int head_dim, bool may_have_codes>
+// The phase, compiled for what it is: its first splits before its input is there, or all of it. A function of its own where registers are short, or
+// where few run it.
+template <int n8, bool is_first, CacheCodes codes, int head_dim>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if constexpr (is_first) attention_phase<head_dim, may_have_codes>(params, index).fetch_first();
-  else if constexpr (n8 >= 3) call_attention<head_dim, may_have_codes>(index);
-  else attention_phase<head_dim, may_have_codes>(params, index).run();
+  if constexpr (is_first) attention_phase<codes, head_dim>(params, index).fetch_first();
+  else if constexpr (n8 >= 3 || codes != CacheCodes::kNone || head_dim == 0) call_attention<codes, head_dim>(index);
+  else attention_phase<codes, head_dim>(params, index).run();
 }
 template <int n8, bool is_first>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
-  const bool has_codes = spec.cache.format != KvFormat::kBf16;
-  if (spec.head_dim == 128 && !has_codes) do_attention<n8, is_first, 128, false>(params, index);
-  else if (spec.head_dim == 64 && !has_codes) do_attention<n8, is_first, 64, false>(params, index);
-  else if (spec.head_dim == 128) do_attention<n8, is_first, 128, true>(params, index);
-  else do_attention<n8, is_first, 0, true>(params, index);
+  if (spec.cache.format == KvFormat::kBf16) {
+    if (spec.head_dim == 128) do_attention<n8, is_first, CacheCodes::kNone, 128>(params, index);
+    else if (spec.head_dim == 64) do_attention<n8, is_first, CacheCodes::kNone, 64>(params, index);
+    else do_attention<n8, is_first, CacheCodes::kNone, 0>(params, index);
+  } else if (spec.cache.format == KvFormat::kInt8) {
+    if (spec.head_dim == 128) do_attention<n8, is_first, CacheCodes::kInt8, 128>(params, index);
+    else do_attention<n8, is_first, CacheCodes::kInt8, 0>(params, index);
+  } else {
+    if (spec.head_dim == 128) do_attention<n8, is_first, CacheCodes::kNibbles, 128>(params, index);
+    else do_attention<n8, is_first, CacheCodes::kNibbles, 0>(params, index);
+  }
 }
 
 }  // namespace qspec::cuda

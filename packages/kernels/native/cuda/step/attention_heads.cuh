@@ -1,0 +1,115 @@
+// Heads of attention: rotating them, and storing K and V in the cache.
+#pragma once
+#include "step/attention_tiles.cuh"
+#include "step/row_math.cuh"
+#include "step/step_shared.cuh"
+
+namespace qspec::cuda {
+
+// A lane's share of one head: elements 2·lane and 2·lane + 1 of either half, if there are so many.
+struct HeadValues {
+  float2 low, high;
+};
+QSPEC_DEVICE bool has_head_values(int head_dim) { return 4 * lane_index() < head_dim; }
+
+// The same as loaded, and the rotation that is still to be done: cos, sin of either element.
+struct RawHead {
+  HeadValues values;
+  float4 turn;
+};
+// Head `head` (of q, k and v in this order) of a row.
+QSPEC_DEVICE RawHead load_head(const AttentionSpec& spec, int row, int head) {
+  const int lane = lane_index(), half = spec.head_dim / 2;
+  const float* values = spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim + 2 * lane;
+  RawHead raw{{{0, 0}, {0, 0}}, {1, 0, 1, 0}};
+  if (!has_head_values(spec.head_dim)) return raw;
+  raw.values = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
+  if (head < spec.num_heads + spec.num_kv_heads) raw.turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
+  return raw;
+}
+// Normed (`norm`: weights, or nullptr) and rotated.
+QSPEC_DEVICE HeadValues finish_head(const AttentionSpec& spec, const RawHead& raw, const float* norm) {
+  const int lane = lane_index(), half = spec.head_dim / 2;
+  HeadValues v = raw.values;
+  const float4 turn = raw.turn;
+  if (norm) {
+    const float squares = fmaf(v.high.y, v.high.y, fmaf(v.high.x, v.high.x, fmaf(v.low.y, v.low.y, v.low.x * v.low.x)));
+    const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(spec.head_dim) + spec.eps);
+    if (has_head_values(spec.head_dim)) {
+      const float2 low = load_constant(reinterpret_cast<const float2*>(norm) + lane), high = load_constant(reinterpret_cast<const float2*>(norm + half) + lane);
+      v = {{v.low.x * factor * low.x, v.low.y * factor * low.y}, {v.high.x * factor * high.x, v.high.y * factor * high.y}};
+    }
+  }
+  return {{v.low.x * turn.x - v.high.x * turn.y, v.low.y * turn.z - v.high.y * turn.w}, {v.high.x * turn.x + v.low.x * turn.y, v.high.y * turn.z + v.low.y * turn.w}};
+}
+
+// code + 128 = 16 · high + low.
+struct CodePair {
+  uint8_t high, low;  // of two neighbouring elements
+};
+QSPEC_DEVICE int quantized_code(float value, float scale) { return scale > 0 ? static_cast<int>(rintf(fminf(fmaxf(value / scale, -127.0f), 127.0f))) : 0; }
+QSPEC_DEVICE CodePair split_codes(int a, int b) {
+  a += 128, b += 128;
+  return {static_cast<uint8_t>(a >> 4 | (b >> 4) << 4), static_cast<uint8_t>((a & 15) | (b & 15) << 4)};
+}
+
+// Where a row's K or V goes besides the cache: its row of the tile that is about to be used, or nowhere.
+struct TilePlace {
+  bool is_there = false;
+  int position = 0;             // of the tile
+  uint32_t row = 0, scale = 0;
+  QSPEC_DEVICE uint32_t byte(int offset) const { return row + swizzled(position, offset / 16) * 16 + offset % 16; }
+};
+
+// K (`is_v`: V) head `kv_head` of a row into slot `slot` of the cache, and to `place`. A warp.
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const RawHead& raw, int64_t slot, int kv_head, bool is_v, const TilePlace& place) {
+  const int lane = lane_index(), dim = spec.head_dim;
+  const HeadValues v = finish_head(spec, raw, is_v ? nullptr : spec.k_norm);
+  const int64_t vector = slot * spec.num_kv_heads + kv_head;
+  uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
+  if (spec.cache.format == KvFormat::kBf16) {
+    if (!has_head_values(dim)) return;
+    QSPEC_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int element = 2 * lane + h * dim / 2;
+      const uint32_t pair = h == 0 ? pack_bf16(v.low.x, v.low.y) : pack_bf16(v.high.x, v.high.y);
+      *reinterpret_cast<uint32_t*>(data + (vector * dim + element) * 2) = pair;
+      if (place.is_there) shared_store_4(place.byte(element * 2), pair);
+    }
+    return;
+  }
+  const float largest = lanes_max(max_or_nan(max_or_nan(magnitude(v.low.x), magnitude(v.low.y)), max_or_nan(magnitude(v.high.x), magnitude(v.high.y))), 5);
+  const float scale = largest / 127.0f;
+  if (lane == 0) {
+    (is_v ? spec.cache.v_scales : spec.cache.k_scales)[vector] = scale;
+    if (place.is_there) shared_store_float(place.scale, scale);
+  }
+  if (!has_head_values(dim)) return;
+  uint8_t* low = is_v ? spec.cache.v_low : spec.cache.k_low;
+  QSPEC_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int element = 2 * lane + h * dim / 2;
+    const int a = quantized_code(h == 0 ? v.low.x : v.high.x, scale), b = quantized_code(h == 0 ? v.low.y : v.high.y, scale);
+    if (spec.cache.format == KvFormat::kInt8) {
+      const auto pair = static_cast<uint16_t>((a & 255) | (b & 255) << 8);
+      *reinterpret_cast<uint16_t*>(data + vector * dim + element) = pair;
+      if (place.is_there) shared_store_2(place.byte(element), pair);
+    } else {
+      const CodePair pair = split_codes(a, b);
+      data[(vector * dim + element) / 2] = pair.high, low[(vector * dim + element) / 2] = pair.low;
+      if (place.is_there) shared_store_1(place.byte(element / 2), pair.high), shared_store_1(place.byte((dim + element) / 2), pair.low);
+    }
+  }
+}
+
+// With writes_first: everybody's K and V before anybody attends.
+QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, int num_warps) {
+  const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
+  for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
+    const int row = i / (2 * spec.num_kv_heads), kv_head = i / 2 % spec.num_kv_heads;
+    const bool is_v = i & 1;
+    store_kv_head(spec, load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head), load_constant(batch.slots + row), kv_head, is_v, {});
+  }
+}
+
+}  // namespace qspec::cuda
