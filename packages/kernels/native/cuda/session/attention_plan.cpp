@@ -8,7 +8,8 @@ namespace qspec::cuda {
 namespace {
 
 // In units of a split's time, fitted to steps of an 8B shape on an H100 (batch 1 to 64, 1k to 32k positions):
-constexpr double kItemOverhead = 2.05;  // queries, handing in results, folding them
+constexpr double kItemOverhead = 2.05;  // queries, handing in results, folding them: of one row,
+constexpr double kRowOverhead = 0.8;    // and of each further one
 constexpr double kSaving = 0.1;         // each chunk of a longer item, whose sums wait in the workspace
 
 // What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
@@ -16,13 +17,13 @@ enum class Share { kSplit, kChunk, kSegment, kRows };
 
 class Planner {
  public:
-  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first, Share share)
-      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), share_(share) {}
+  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first, Share share,
+          int block_rows)
+      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), share_(share), block_rows_(block_rows) {}
 
   bool run(AttentionPlan* out) {
     out_ = out;
     *out_ = {};
-    const int heads = geometry_.num_heads / geometry_.num_kv_heads, block_rows = std::max(kQueryColumns / heads, 1);
     bool has_tail = false;
     for (const SequenceRows& s : sequences_) {
       const int last = positions_[s.end - 1] / kSplitPositions + 1;
@@ -38,8 +39,8 @@ class Planner {
     int num_groups = 0, num_rows = 0;
     for (size_t s = 0; s < sequences_.size(); ++s) {
       num_rows = std::max(num_rows, sequences_[s].end);
-      for (int row = sequences_[s].begin; row < sequences_[s].end; row += block_rows)
-        add_rows(static_cast<int>(s), row, std::min(row + block_rows, sequences_[s].end), num_groups++);
+      for (int row = sequences_[s].begin; row < sequences_[s].end; row += block_rows_)
+        add_rows(static_cast<int>(s), row, std::min(row + block_rows_, sequences_[s].end), num_groups++);
     }
     const bool needs_results = share_ != Share::kRows;
     return is_possible_ && (!needs_results || (static_cast<int64_t>(num_rows) * out_->result_stride <= geometry_.result_slots &&
@@ -50,13 +51,22 @@ class Planner {
   // In units of a split, for the group that has most to do.
   double cost() const {
     const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads, waves = (items + geometry_.num_groups - 1) / geometry_.num_groups;
-    int longest = 1;
-    for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
-    const double saving = longest > kChunkSplits ? kSaving * longest / kChunkSplits : 0;
-    return static_cast<double>(waves) * (longest + kItemOverhead + saving);
+    return static_cast<double>(waves) * item_cost();
+  }
+  // Half of it for all work together: groups share a multiprocessor, so plans that do more in as many turns take longer.
+  double shared_cost() const {
+    const double items = static_cast<double>(out_->items.size()) * geometry_.num_kv_heads;
+    return (cost() + std::max(items / geometry_.num_groups, 0.5) * item_cost()) / 2;
   }
 
  private:
+  double item_cost() const {
+    int longest = 1, most_rows = 1;
+    for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin), most_rows = std::max(most_rows, item.num_rows);
+    const double saving = longest > kChunkSplits ? kSaving * longest / kChunkSplits : 0;
+    return longest + kItemOverhead + kRowOverhead * (most_rows - 1) + saving;
+  }
+
   void add_rows(int sequence, int begin, int end, int group) {
     const int start = sequences_[sequence].start, splits = positions_[end - 1] / kSplitPositions + 1;
     const int tail = std::min(start / kSplitPositions, splits);  // splits from here on are each row's own
@@ -111,6 +121,7 @@ class Planner {
   const AttentionGeometry& geometry_;
   const bool writes_first_;
   const Share share_;
+  const int block_rows_;  // of a sequence, that one item takes
   int segment_results_ = kSegmentSplits;  // slots of a segment
   AttentionPlan* out_ = nullptr;
   int num_splits_ = 1;
@@ -121,13 +132,24 @@ class Planner {
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
                     AttentionPlan* out) {
-  double least = std::numeric_limits<double>::infinity();
-  for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
-    AttentionPlan plan;
-    Planner planner(sequences, positions, geometry, writes_first, share);
-    if (!planner.run(&plan) || planner.cost() >= least) continue;
-    least = planner.cost();
-    *out = std::move(plan);
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  int longest = 1;
+  for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin);
+  // Many rows share what they read; few are sooner done, where there are warps enough.
+  const int most = std::max(kQueryColumns / (geometry.num_heads / geometry.num_kv_heads), 1);
+  double least_of_all = kInfinity;
+  for (int rows = std::min(most, longest);; rows = (rows + 1) / 2) {
+    double least = kInfinity, shared = kInfinity;
+    AttentionPlan best;
+    for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
+      AttentionPlan plan;
+      Planner planner(sequences, positions, geometry, writes_first, share, rows);
+      if (!planner.run(&plan) || planner.cost() >= least) continue;
+      least = planner.cost(), shared = planner.shared_cost();
+      best = std::move(plan);
+    }
+    if (shared < least_of_all) least_of_all = shared, *out = std::move(best);
+    if (rows == 1) break;
   }
   return !out->items.empty() || sequences.empty();
 }

@@ -207,31 +207,36 @@ QSPEC_TEST(model_with_odd_intermediate_width) {
 
 // ---- Long contexts, many sequences, trees -----------------------------------------------------------------------------------------------
 
-// Several splits and segments of attention; plans by split and by segment must agree.
-QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) {
+// Several splits and segments of attention; plans by split, chunk and segment must agree, and an item with an odd number of splits.
+void check_long_context(const char* what, KvFormat kv, int count, const std::vector<int>& alone) {
   LlamaShape shape;
   shape.layers = 1;
   Model model(shape, all("bf16"), 0);
   SessionSpec spec;
-  spec.num_pages = 160;
+  spec.num_pages = 160, spec.kv = kv;
   auto session = make_session(cuda_backend(), model, spec);
+  if (kv == KvFormat::kInt8Nested) spec.kv = KvFormat::kInt8;  // the same codes
   auto reference = make_session(reference_backend(), model, spec);
-  const int count = 1300;
   const std::vector<int32_t> tokens = random_tokens(count, shape.vocab, 3), pages = [] {
     std::vector<int32_t> list;
     for (int i = 0; i < 82; ++i) list.push_back((i * 37 + 5) % 160);
     return list;
   }();
   const std::vector<float> by32 = forward_all(*session, tokens, 32, pages), by19 = forward_all(*session, tokens, 19, pages);
-  QSPEC_EXPECT_BITS(by19.data(), by32.data(), by32.size(), "19 rows at a time");
+  QSPEC_EXPECT_BITS(by19.data(), by32.data(), by32.size(), text("%s, 19 rows at a time", what));
   const std::vector<float> expected = forward_all(*reference, tokens, 64, pages);
-  QSPEC_EXPECT_CLOSE(by32.data(), expected.data(), expected.size(), kModelTolerance, "against the reference");
+  QSPEC_EXPECT_CLOSE(by32.data(), expected.data(), expected.size(), kModelTolerance, text("%s, against the reference", what));
   // Single rows at the end, where several segments exist.
-  for (const int position : {1023, 1024, 1279, 1280, 1299}) {
+  for (const int position : alone) {
     ForwardResult result;
     expect_ok(session->forward(chain({tokens[position]}, position, pages), &result), "forward");
-    QSPEC_EXPECT_BITS(result.logits.data(), by32.data() + static_cast<int64_t>(position) * shape.vocab, static_cast<size_t>(shape.vocab), text("row %d alone", position));
+    QSPEC_EXPECT_BITS(result.logits.data(), by32.data() + static_cast<int64_t>(position) * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, row %d alone", what, position));
   }
+}
+QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) { check_long_context("bf16 cache", KvFormat::kBf16, 1300, {1023, 1024, 1279, 1280, 1299}); }
+QSPEC_TEST(long_context_of_codes_gives_the_same_bits_in_any_chunks) {
+  check_long_context("int8 cache", KvFormat::kInt8, 690, {63, 64, 639, 640, 689});
+  check_long_context("int8-nested cache", KvFormat::kInt8Nested, 690, {63, 64, 639, 640, 689});
 }
 
 // More than 64 rows are one launch, in passes; more than 64 logit rows are two.
