@@ -84,7 +84,7 @@ struct AttentionPhase {
 
   using Tiles = CacheTiles<codes, head_dim>;
   static constexpr bool has_codes = Tiles::has_codes;
-  static constexpr int kFoldLanes = 4, kFoldResults = 4, kUnitDims = 64;
+  static constexpr int kFoldBatch = 8;
   static constexpr int kPositionTiles = Tiles::kPositionTiles, kDimTiles = Tiles::kDimTiles;
 
   struct Work {  // one split of one item, for one KV head
@@ -421,97 +421,62 @@ struct AttentionPhase {
     else *reinterpret_cast<float2*>(spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k) = float2{a, b};
   }
 
-  // Outputs e … e + 3 and e + 32 … e + 35 of a column.
   struct Folded {
-    float value[8], largest, weight;
-    QSPEC_DEVICE void clear() {
-      QSPEC_UNROLL
-      for (int e = 0; e < 8; ++e) value[e] = 0;
-      weight = 0, largest = -INFINITY;
-    }
+    float value[4], largest, weight;
+    QSPEC_DEVICE void clear() { value[0] = value[1] = value[2] = value[3] = weight = 0, largest = -INFINITY; }
     QSPEC_DEVICE void append(const Folded& next) {
       const FoldFactors f = fold_factors(largest, next.largest);
       QSPEC_UNROLL
-      for (int e = 0; e < 8; ++e) value[e] = fold(f, value[e], next.value[e]);
+      for (int e = 0; e < 4; ++e) value[e] = fold(f, value[e], next.value[e]);
       largest = f.largest, weight = fold(f, weight, next.weight);
-    }
-    // That of the `which`-th of every kFoldLanes lanes.
-    QSPEC_DEVICE Folded of_lane(int which, int lane) const {
-      const int from = (lane & ~(kFoldLanes - 1)) + which;
-      Folded other;
-      QSPEC_UNROLL
-      for (int e = 0; e < 8; ++e) other.value[e] = shuffle_from(value[e], from);
-      other.largest = shuffle_from(largest, from), other.weight = shuffle_from(weight, from);
-      return other;
     }
   };
 
-  // What a warp folds at once: 64 dims of a column.
-  QSPEC_DEVICE int num_units(const AttentionFold& f) const { return f.num_rows * heads * ((dim + kUnitDims - 1) / kUnitDims); }
-
-  // Folds the fold's items (or its rows' segments) of a unit: into the fold's segment, or the attended values. Four lanes share the results of 8 outputs, a
-  // chunk each (or every fourth segment), and append them in order.
-  QSPEC_DEVICE void fold_unit(const AttentionFold& f, int kv_head, int unit, bool of_segments, bool to_segment) const {
-    const int c = lane % kFoldLanes, parts = (dim + kUnitDims - 1) / kUnitDims, column = unit / parts;
-    const int first = (unit - column * parts) * kUnitDims + lane / kFoldLanes * 4;
-    const int row = f.row_begin + column / heads, head = kv_head * heads + column % heads;
-    const int stride = spec.num_heads * (dim + kResultTail), count = of_segments ? f.num_segments : f.num_results;
-    const float* results = of_segments ? segment_result(row, 0, head) : item_result(row, f.first_result, head);
-    Folded total;
-    total.clear();
+  // Folds the fold's items, or its rows' segments, of every column: into the fold's segment, or the attended values. Four outputs a thread.
+  QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, bool of_segments, bool to_segment) const {
+    const int quads = dim / 4, stride = spec.num_heads * (dim + kResultTail), count = of_segments ? f.num_segments : f.num_results;
+    const int chunks = of_segments ? count : f.num_chunks;  // results that are appended as they are; the others by chunks
     QSPEC_NO_UNROLL
-    for (int base = 0; base < (of_segments ? count : 1); base += kFoldLanes * kFoldResults) {
-      const bool is_whole = !of_segments && c < f.num_chunks;  // a chunk's result is one, or those of its splits
-      const int begin = of_segments ? base + c : is_whole ? c : f.num_chunks + (c - f.num_chunks) * kChunkSplits, step = of_segments ? kFoldLanes : 1;
-      const int end = is_whole ? c + 1 : count;
-      Folded own[kFoldResults];
-      QSPEC_UNROLL
-      for (int i = 0; i < kFoldResults; ++i) {  // all loads wait together
-        own[i].clear();
-        const int r = begin + i * step;
-        if (r >= end) continue;
-        const float* p = results + static_cast<int64_t>(r) * stride;
+    for (int i = thread; i < f.num_rows * heads * quads; i += kGroupThreads) {
+      const int column = i / quads, e = 4 * (i - column * quads);
+      const int row = f.row_begin + column / heads, head = kv_head * heads + column % heads;
+      const float* p = of_segments ? segment_result(row, 0, head) : item_result(row, f.first_result, head);
+      Folded total, chunk;
+      total.clear(), chunk.clear();
+      QSPEC_NO_UNROLL
+      for (int base = 0; base < count; base += kFoldBatch) {
+        float4 next[kFoldBatch];  // all loads wait together
+        float2 tail[kFoldBatch];
         QSPEC_UNROLL
-        for (int h = 0; h < 2; ++h) {
-          if (first + 32 * h >= dim) continue;
-          const float4 four = load_l2(reinterpret_cast<const float4*>(p + first + 32 * h));
-          own[i].value[4 * h] = four.x, own[i].value[4 * h + 1] = four.y, own[i].value[4 * h + 2] = four.z, own[i].value[4 * h + 3] = four.w;
+        for (int j = 0; j < kFoldBatch; ++j) {
+          tail[j] = float2{-INFINITY, 0}, next[j] = float4{0, 0, 0, 0};
+          if (base + j < count) next[j] = load_l2(reinterpret_cast<const float4*>(p + e)), tail[j] = load_l2(reinterpret_cast<const float2*>(p + dim));
+          p += stride;
         }
-        const float2 tail = load_l2(reinterpret_cast<const float2*>(p + dim));
-        own[i].largest = tail.x, own[i].weight = tail.y;
-      }
-      if (of_segments) {
         QSPEC_UNROLL
-        for (int i = 0; i < kFoldResults; ++i)
-          QSPEC_UNROLL
-          for (int which = 0; which < kFoldLanes; ++which)
-            if (base + i * kFoldLanes + which < count) total.append(own[i].of_lane(which, lane));
+        for (int j = 0; j < kFoldBatch; ++j) {
+          const int r = base + j;
+          if (r >= count) break;
+          const Folded one{{next[j].x, next[j].y, next[j].z, next[j].w}, tail[j].x, tail[j].y};
+          if (r < chunks) {
+            total.append(one);
+            continue;
+          }
+          chunk.append(one);
+          if ((r - chunks + 1) % kChunkSplits != 0 && r + 1 < count) continue;
+          total.append(chunk);
+          chunk.clear();
+        }
+      }
+      if (!to_segment) {
+        store_attended(row, head, e, float2{total.value[0], total.value[1]}, total.weight);
+        store_attended(row, head, e + 2, float2{total.value[2], total.value[3]}, total.weight);
         continue;
       }
-      Folded chunk = own[0];
-      if (!is_whole) {  // splits begin with nothing, as an item of a chunk does
-        chunk.clear();
-        QSPEC_UNROLL
-        for (int i = 0; i < kFoldResults; ++i)
-          if (begin + i < end) chunk.append(own[i]);
-      }
-      QSPEC_UNROLL
-      for (int which = 0; which < kFoldLanes; ++which) {
-        const Folded next = chunk.of_lane(which, lane);
-        if ((which < f.num_chunks ? which : f.num_chunks + (which - f.num_chunks) * kChunkSplits) < count) total.append(next);
-      }
+      float* to = segment_result(row, f.segment, head);
+      store_l2(reinterpret_cast<float4*>(to + e), float4{total.value[0], total.value[1], total.value[2], total.value[3]});
+      if (e == 0) store_l2(reinterpret_cast<float2*>(to + dim), float2{total.largest, total.weight});
     }
-    const int e = first + 32 * c;  // two of the four lanes store
-    if (c >= 2 || e >= dim) return;
-    const float4 four = c == 0 ? float4{total.value[0], total.value[1], total.value[2], total.value[3]} : float4{total.value[4], total.value[5], total.value[6], total.value[7]};
-    if (!to_segment) {
-      store_attended(row, head, e, float2{four.x, four.y}, total.weight);
-      store_attended(row, head, e + 2, float2{four.z, four.w}, total.weight);
-      return;
-    }
-    float* to = segment_result(row, f.segment, head);
-    store_l2(reinterpret_cast<float4*>(to + e), four);
-    if (e == 0) store_l2(reinterpret_cast<float2*>(to + dim), float2{total.largest, total.weight});
   }
 
   // An item that is all there is to its columns.
@@ -519,57 +484,16 @@ struct AttentionPhase {
     for_outputs(state, item, kv_head, [&](int row, int head, int at, float2 two, int i) { store_attended(row, head, at, two, state.weight[i]); });
   }
 
-  // Folds wait for items (level 0), their group of rows for segments (level 1).
-  QSPEC_DEVICE bool is_last_of(const AttentionItem& item, const AttentionFold& f, int kv_head, int level) const {
-    const int index = level == 0 ? item.fold : params.workspace.max_folds + f.group;
-    return is_last(params.workspace.fold_counters + index * spec.num_kv_heads + kv_head, level == 0 ? f.num_items : f.num_segments);
-  }
-  QSPEC_DEVICE static bool has_level(const AttentionFold& f, int level) { return (level == 0 ? f.num_items : f.num_segments) > 1; }
-
   // The item's result is in the workspace: fold what is complete.
   QSPEC_DEVICE void finish_item(const AttentionItem& item, const AttentionFold& f, int kv_head) const {
-    QSPEC_NO_UNROLL
-    for (int level = 0; level < 2; ++level) {
-      if (!has_level(f, level)) continue;
-      if (!is_last_of(item, f, kv_head, level)) return;
-      QSPEC_NO_UNROLL
-      for (int unit = warp; unit < num_units(f); unit += kGroupWarps) fold_unit(f, kv_head, unit, level == 1, level == 0 && f.num_segments > 1);
+    int32_t* counters = params.workspace.fold_counters;
+    const bool is_alone = f.num_segments == 1;
+    if (f.num_items > 1) {
+      if (!is_last(counters + item.fold * spec.num_kv_heads + kv_head, f.num_items)) return;
+      fold_results(f, kv_head, false, !is_alone);
     }
-  }
-
-  // No group has more than one item: what its groups complete, all warps of the block fold, once all items are done.
-  QSPEC_DEVICE bool works_together() const { return total_items() <= params.attention_groups * grid_blocks(); }
-  QSPEC_DEVICE int num_working_groups() const {
-    int groups = 0;
-    while (groups < params.attention_groups && first_item(groups) < total_items()) ++groups;
-    return groups;
-  }
-  QSPEC_DEVICE void finish_together() const {
-    const int groups = num_working_groups();
-    bool is_complete = which < groups && (has_level(start.folds[which], 0) || has_level(start.folds[which], 1));
-    QSPEC_NO_UNROLL
-    for (int level = 0; level < 2; ++level) {
-      if (is_complete && has_level(start.folds[which], level)) is_complete = is_last_of(start.items[which], start.folds[which], first_item(which) % spec.num_kv_heads, level);
-      const bool folds = is_complete && has_level(start.folds[which], level);
-      if (which < groups) {
-        sync();  // the flag was read
-        if (thread == 0) shared_store_4(kFlagAt + which * 4, folds);
-      }
-      named_barrier(kBlockBarrier, kStepThreads);
-      bool has_more = false;
-      int unit = thread_index() / kWarp;  // numbered through all folds
-      QSPEC_NO_UNROLL
-      for (int w = 0; w < groups; ++w) {
-        const AttentionFold& f = start.folds[w];
-        has_more |= level == 0 && has_level(f, 1);
-        if (shared_load_4(kFlagAt + w * 4) == 0) continue;
-        QSPEC_NO_UNROLL
-        for (; unit < num_units(f); unit += kStepWarps) fold_unit(f, first_item(w) % spec.num_kv_heads, unit, level == 1, level == 0 && f.num_segments > 1);
-        unit -= num_units(f);
-      }
-      if (!has_more) return;
-      named_barrier(kBlockBarrier, kStepThreads);  // segments are stored
-    }
+    if (is_alone || !is_last(counters + (params.workspace.max_folds + f.group) * spec.num_kv_heads + kv_head, f.num_segments)) return;
+    fold_results(f, kv_head, true, false);
   }
 
   // ---- The phase ----
@@ -602,12 +526,9 @@ struct AttentionPhase {
     commit_async();
   }
 
-  // After fetch_first(). All threads of the block.
+  // After fetch_first().
   QSPEC_DEVICE void run() const {
-    if (which < params.attention_groups && first_item(which) < total_items()) run_items();
-    if (works_together()) finish_together();
-  }
-  QSPEC_DEVICE void run_items() const {
+    if (which >= params.attention_groups || first_item(which) >= total_items()) return;
     State chunk;  // of the item so far
     clear(chunk);
     Work now{&start.items[which], first_item(which), first_item(which) % spec.num_kv_heads, start.items[which].split_begin}, next = now;
@@ -649,7 +570,7 @@ struct AttentionPhase {
         } else {
           store_state(chunk, *now.item, now.kv_head, fold.num_items == 1);
           if (turn == 0) stamp_clock(params, index, 4);
-          if (!works_together()) finish_item(*now.item, fold, now.kv_head);
+          finish_item(*now.item, fold, now.kv_head);
         }
       }
       if (is_chunk) clear(chunk);
