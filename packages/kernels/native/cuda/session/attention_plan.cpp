@@ -109,7 +109,7 @@ class Planner {
     AttentionItem item{};
     item.row_begin = begin, item.num_rows = end - begin, item.split_begin = split_begin, item.split_end = split_end;
     item.fold = static_cast<int>(out_->folds.size()), item.is_tail = is_tail;
-    item.sequence_begin = rows.begin, item.sequence_end = rows.end, item.page_begin = rows.page_begin;
+    item.sequence_begin = rows.begin, item.page_begin = rows.page_begin;
     item.last_position = positions_[end - 1];
     item.first_new = writes_first_ ? std::numeric_limits<int>::max() : positions_[rows.begin];
     item.result = result;

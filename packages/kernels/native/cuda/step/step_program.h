@@ -148,7 +148,7 @@ struct alignas(16) AttentionItem {
   int32_t row_begin, num_rows, split_begin, split_end;
   int32_t fold;                          // which segment's results this belongs to
   int32_t is_tail;                       // tree: one row, whose slots its ancestors name
-  int32_t sequence_begin, sequence_end;  // all rows of the sequence in this launch
+  int32_t sequence_begin;                // first row of the sequence in this launch
   int32_t page_begin;                    // of the sequence in page_ids
   int32_t last_position;                 // that any row of the item sees
   int32_t first_new;                     // position of the sequence's first row in this launch; INT32_MAX with writes_first
