@@ -95,17 +95,7 @@ QSPEC_DEVICE uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
   return (a & mask) | bits;
 #endif
 }
-// Bytes of a (0 … 3) and b (4 … 7) that the selector's nibbles name, lowest first.
-QSPEC_DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-#if defined(__CUDACC__)
-  return __byte_perm(a, b, selector);
-#else
-  const uint64_t both = static_cast<uint64_t>(b) << 32 | a;
-  uint32_t d = 0;
-  for (int i = 0; i < 4; ++i) d |= static_cast<uint32_t>(both >> 8 * (selector >> 4 * i & 7u) & 255u) << 8 * i;
-  return d;
-#endif
-}
+constexpr uint32_t kByteMask = 0x0f0f0f0fu;  // the low nibble of every byte
 // The same value, of which the compiler knows nothing: what is made of it is made where it is used.
 QSPEC_DEVICE uint32_t not_hoisted(uint32_t value) {
 #if defined(__CUDACC__)

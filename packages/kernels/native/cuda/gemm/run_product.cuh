@@ -12,7 +12,6 @@ namespace qspec::cuda {
 constexpr uint32_t kNibbleMask = 0x000f000fu;
 constexpr uint32_t kBf16Magic = 0x43004300u;   // 128.0 twice: a nibble in the low mantissa bits makes 128 + nibble, exactly
 constexpr uint32_t kBf16Offset = 0x43084308u;  // 136.0 twice: takes away the 128 and the stored + 8
-constexpr uint32_t kByteMask = 0x0f0f0f0fu;
 
 // One word of a 4-bit plane -> the four A registers of mma.m16n8k16 (codes in [-8, 7], exact).
 QSPEC_DEVICE void unpack_nibbles(uint32_t word, uint32_t (&a)[4]) {

@@ -48,15 +48,15 @@ class Planner {
                                                static_cast<int>(out_->folds.size()) <= geometry_.max_folds));
   }
 
-  // In units of a split, for the group that has most to do.
-  double cost() const {
+  // In units of a split: for the group that has most to do; and half of that for all work together: groups share a multiprocessor, so plans that do more in
+  // as many turns take longer.
+  struct Cost {
+    double longest_group, shared;
+  };
+  Cost cost() const {
     const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads, waves = (items + geometry_.num_groups - 1) / geometry_.num_groups;
-    return static_cast<double>(waves) * item_cost();
-  }
-  // Half of it for all work together: groups share a multiprocessor, so plans that do more in as many turns take longer.
-  double shared_cost() const {
-    const double items = static_cast<double>(out_->items.size()) * geometry_.num_kv_heads;
-    return (cost() + std::max(items / geometry_.num_groups, 0.5) * item_cost()) / 2;
+    const double turns = static_cast<double>(waves), of_all = std::max(static_cast<double>(items) / geometry_.num_groups, 0.5), of_item = item_cost();
+    return {turns * of_item, (turns + of_all) / 2 * of_item};
   }
 
  private:
@@ -139,16 +139,18 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   const int most = std::max(kQueryColumns / (geometry.num_heads / geometry.num_kv_heads), 1);
   double least_of_all = kInfinity;
   for (int rows = std::min(most, longest);; rows = (rows + 1) / 2) {
-    double least = kInfinity, shared = kInfinity;
+    Planner::Cost least{kInfinity, kInfinity};
     AttentionPlan best;
     for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
       AttentionPlan plan;
       Planner planner(sequences, positions, geometry, writes_first, share, rows);
-      if (!planner.run(&plan) || planner.cost() >= least) continue;
-      least = planner.cost(), shared = planner.shared_cost();
+      if (!planner.run(&plan)) continue;
+      const Planner::Cost cost = planner.cost();
+      if (cost.longest_group >= least.longest_group) continue;
+      least = cost;
       best = std::move(plan);
     }
-    if (shared < least_of_all) least_of_all = shared, *out = std::move(best);
+    if (least.shared < least_of_all) least_of_all = least.shared, *out = std::move(best);
     if (rows == 1) break;
   }
   return !out->items.empty() || sequences.empty();

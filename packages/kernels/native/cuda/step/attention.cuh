@@ -188,12 +188,11 @@ struct AttentionPhase {
     QSPEC_NO_UNROLL
     for (int task = warp; task < num_queries + 2 * num_rows; task += kGroupWarps) {
       if (task < num_queries) {
-        put_query(task, finish_head(spec, load_head(spec, item.row_begin + task / heads, kv_head * heads + task % heads), spec.q_norm));
+        put_query(task, load_head(spec, item.row_begin + task / heads, kv_head * heads + task % heads, spec.q_norm, true));
       } else {
         const int t = task - num_queries, row = first_row + t / 2;
         const bool is_v = t & 1;
-        const RawHead raw = load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head);
-        store_kv_head(spec, raw, start.slots_of_rows[row], kv_head, is_v, tile_place(is_v, start.positions[row], buffer));
+        store_kv_head(spec, row, start.slots_of_rows[row], kv_head, is_v, tile_place(is_v, start.positions[row], buffer));
       }
     }
     if (is_first && thread < kQueryColumns) {

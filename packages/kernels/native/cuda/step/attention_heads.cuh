@@ -12,26 +12,16 @@ struct HeadValues {
 };
 QSPEC_DEVICE bool has_head_values(int head_dim) { return 4 * lane_index() < head_dim; }
 
-// The same as loaded, and the rotation that is still to be done: cos, sin of either element.
-struct RawHead {
-  HeadValues values;
-  float4 turn;
-};
-// Head `head` (of q, k and v in this order) of a row.
-QSPEC_DEVICE RawHead load_head(const AttentionSpec& spec, int row, int head) {
+// Head `head` (of q, k and v in this order) of a row, normed and rotated. `norm`: weights or nullptr.
+QSPEC_DEVICE HeadValues load_head(const AttentionSpec& spec, int row, int head, const float* norm, bool has_rope) {
   const int lane = lane_index(), half = spec.head_dim / 2;
   const float* values = spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim + 2 * lane;
-  RawHead raw{{{0, 0}, {0, 0}}, {1, 0, 1, 0}};
-  if (!has_head_values(spec.head_dim)) return raw;
-  raw.values = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
-  if (head < spec.num_heads + spec.num_kv_heads) raw.turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
-  return raw;
-}
-// Normed (`norm`: weights, or nullptr) and rotated.
-QSPEC_DEVICE HeadValues finish_head(const AttentionSpec& spec, const RawHead& raw, const float* norm) {
-  const int lane = lane_index(), half = spec.head_dim / 2;
-  HeadValues v = raw.values;
-  const float4 turn = raw.turn;
+  HeadValues v{{0, 0}, {0, 0}};
+  float4 turn{1, 0, 1, 0};
+  if (has_head_values(spec.head_dim)) {
+    v = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
+    if (has_rope) turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
+  }
   if (norm) {
     const float squares = fmaf(v.high.y, v.high.y, fmaf(v.high.x, v.high.x, fmaf(v.low.y, v.low.y, v.low.x * v.low.x)));
     const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(spec.head_dim) + spec.eps);
@@ -61,10 +51,10 @@ struct TilePlace {
   QSPEC_DEVICE uint32_t byte(int offset) const { return row + swizzled(position, offset / 16) * 16 + offset % 16; }
 };
 
-// K (`is_v`: V) head `kv_head` of a row into slot `slot` of the cache, and to `place`. A warp.
-QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const RawHead& raw, int64_t slot, int kv_head, bool is_v, const TilePlace& place) {
+// K (`is_v`: V) head `kv_head` of `row` into slot `slot` of the cache, and to `place`. A warp.
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot, int kv_head, bool is_v, const TilePlace& place) {
   const int lane = lane_index(), dim = spec.head_dim;
-  const HeadValues v = finish_head(spec, raw, is_v ? nullptr : spec.k_norm);
+  const HeadValues v = load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, is_v ? nullptr : spec.k_norm, !is_v);
   const int64_t vector = slot * spec.num_kv_heads + kv_head;
   uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
   if (spec.cache.format == KvFormat::kBf16) {
@@ -106,9 +96,8 @@ QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const RawHead& raw, i
 QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, int num_warps) {
   const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
   for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
-    const int row = i / (2 * spec.num_kv_heads), kv_head = i / 2 % spec.num_kv_heads;
-    const bool is_v = i & 1;
-    store_kv_head(spec, load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head), load_constant(batch.slots + row), kv_head, is_v, {});
+    const int row = i / (2 * spec.num_kv_heads);
+    store_kv_head(spec, row, load_constant(batch.slots + row), i / 2 % spec.num_kv_heads, i & 1, {});
   }
 }
 

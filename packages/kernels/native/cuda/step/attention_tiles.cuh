@@ -29,8 +29,7 @@ QSPEC_DEVICE CodePairs code_pairs(uint32_t bytes) {
 }
 // Codes + 128 of eight elements, from both planes: even elements (x), and odd ones.
 QSPEC_DEVICE uint2 nibble_bytes(uint32_t high, uint32_t low) {
-  constexpr uint32_t kLow = 0x0f0f0f0fu;
-  return {(high << 4 & ~kLow) | (low & kLow), (high & ~kLow) | (low >> 4 & kLow)};
+  return {(high << 4 & ~kByteMask) | (low & kByteMask), (high & ~kByteMask) | (low >> 4 & kByteMask)};
 }
 constexpr uint32_t kMiddleNibbles = 0x88888888u;  // where the low plane isn't read
 
