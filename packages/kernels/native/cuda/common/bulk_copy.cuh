@@ -13,7 +13,16 @@ QSPEC_DEVICE void begin_counter(uint32_t at, int arrivals) {
 }
 // After begin_counter(), before others and the copy engine use it.
 QSPEC_DEVICE void publish_counters() { asm volatile("fence.proxy.async;\nfence.mbarrier_init.release.cluster;" ::: "memory"); }
-QSPEC_DEVICE void arrive_at_counter(uint32_t at) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(at)) : "memory"); }
+// True in one lane of the warp, all of which are here.
+QSPEC_DEVICE bool elect_lane() {
+  uint32_t is_elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, -1;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(is_elected));
+  return is_elected != 0;
+}
+// One lane of the warp arrives, all of which are here.
+QSPEC_DEVICE void arrive_of_warp(uint32_t at) {
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, -1;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(shared_address(at)) : "memory");
+}
 // Arrives and announces bytes.
 QSPEC_DEVICE void expect_bytes(uint32_t at, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(at)), "r"(bytes) : "memory");

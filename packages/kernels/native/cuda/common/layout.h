@@ -50,7 +50,7 @@ constexpr int kSliceRuns = 4;
 constexpr int kScaleBytes = 32;  // of one group of one row-tile
 constexpr int kWideRowBlocks = 8;
 constexpr int kWideBlockBytes = 1024, kWideHalfBytes = 512, kWideStepBytes = 256, kWideWordBytes = 128;  // of a row block's tile, half tile …
-constexpr int kReadSlack = 8192; // bytes behind a weight that may be read (and are ignored): kernels load without asking what is left
+constexpr int kReadSlack = 16384; // bytes behind a weight that may be read (and are ignored): kernels load without asking what is left
 
 // Non-owning view of a resident weight; device pointers, 16-byte aligned.
 struct DeviceWeight {

@@ -115,7 +115,7 @@ Status CudaSession::allocate_workspace() {
   const int64_t fold_counters = static_cast<int64_t>(geometry_.max_folds + kMaxStepRows) * std::max(geometry_.num_kv_heads, 1);
   const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.result_slots * result_floats) * 4,
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
-                          static_cast<size_t>(device_.num_multiprocessors) * kAttentionGroups * 2 * kStateWords * kGroupThreads * 4,
+                          static_cast<size_t>(device_.num_multiprocessors) * kBlockScratchFloats * 4,
                           kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
                           static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4};
   size_t total = 0;

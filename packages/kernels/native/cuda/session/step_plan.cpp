@@ -211,7 +211,7 @@ class PhaseBuilder {
   Status share_out(const Node& node, LinearSpec* spec) {
     if (is_wide(*spec)) {
       spec->num_parts = 1, spec->part_slice[1] = static_cast<int16_t>(num_slices(spec->weight.k_tiles)), spec->part_block[1] = static_cast<int16_t>(environment_.num_blocks);
-      demand_.x_bytes = std::max(demand_.x_bytes, wide_bytes(class_.n8));
+      demand_.x_bytes = std::max(demand_.x_bytes, wide_bytes(spec->mode, spec->half_shift == 2));
       return leave_sums(node, spec);
     }
     const int slices = num_slices(spec->weight.k_tiles), columns = pass_columns(class_);
@@ -241,7 +241,9 @@ class PhaseBuilder {
     const int64_t tile_floats = sum_columns(node) * kTileN * spec->weight.n_tiles;
     const int runs = num_runs(spec->weight.k_tiles);
     spec->job_runs = !has_reduce() ? 1 : is_wide(*spec) ? wide_job_runs(node, *spec) : job_runs(*spec);
-    if (has_reduce()) {
+    if (is_wide(*spec)) {
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, wide_tiles_left(node, *spec) * ((runs + spec->job_runs - 1) / spec->job_runs) * kWideJobFloats);
+    } else if (has_reduce()) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, (runs + spec->job_runs - 1) / spec->job_runs * tile_floats);
     } else if (spec->num_parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
@@ -283,22 +285,26 @@ class PhaseBuilder {
 
   bool is_wide(const LinearSpec& spec) const { return cuda::is_wide(class_) && !is_integer(spec.mode); }
 
-  // As job_runs() for a wide linear: only tiles that several blocks share leave sums, at most one a block.
+  // Most tiles of a wide linear that several blocks share (WideShares), whatever the rows of the class: what is left when each block has as many whole
+  // ones as all can have.
+  int64_t wide_tiles_left(const Node& node, const LinearSpec& spec) const {
+    const int64_t items = spec.epilogue == Epilogue::kSilu ? kStepWarps / 2 : kStepWarps, groups = (spec.num_items + items - 1) / items;
+    int64_t most = 0;
+    for (int64_t passes = (sum_columns(node) + kWideRows - 1) / kWideRows; passes > 0; --passes) most = std::max(most, groups * passes % environment_.num_blocks);
+    return most;
+  }
+  static constexpr int64_t kWideJobFloats = kStepWarps * kTileN * kWideRows;
+  // As job_runs() for a wide linear: a job's sums are written and read once, which takes some of a run's time.
   int wide_job_runs(const Node& node, const LinearSpec& spec) const {
-    constexpr double kRunBytes = 6 << 20;
+    constexpr double kSumsRuns = 0.5;
     constexpr int64_t kMostBytes = 64 << 20;
-    const bool is_pair = spec.epilogue == Epilogue::kSilu;
-    const int64_t items = is_pair ? kStepWarps / 2 : kStepWarps, columns = sum_columns(node), passes = (columns + 8 * class_.n8 - 1) / (8 * class_.n8);
-    const int64_t tiles = (spec.num_items + items - 1) / items * passes, blocks = environment_.num_blocks;
-    const double shared = std::min(1.0, static_cast<double>(blocks) / static_cast<double>(tiles));
-    const int64_t runs = num_runs(spec.weight.k_tiles), slices = num_slices(spec.weight.k_tiles), bytes = spec.weight.n_tiles * kTileN * columns * 4;
-    if (runs * bytes > kMostBytes) return kSliceRuns;
-    // Sums that are left: a slice each, and some runs more where a share begins within a slice.
-    const double by_runs = static_cast<double>((tiles * runs + blocks - 1) / blocks);
-    const double left = std::min(static_cast<double>(runs), static_cast<double>(slices) + 1.5 * static_cast<double>(blocks) / static_cast<double>(tiles));
-    const double by_slices = static_cast<double>((tiles * slices + blocks - 1) / blocks * kSliceRuns);
-    const double megabytes = shared * static_cast<double>(bytes) / kRunBytes;
-    return by_runs + left * megabytes <= by_slices + static_cast<double>(slices) * megabytes ? 1 : kSliceRuns;
+    const int64_t left = wide_tiles_left(node, spec), blocks = environment_.num_blocks;
+    const int64_t runs = num_runs(spec.weight.k_tiles), slices = num_slices(spec.weight.k_tiles);
+    if (left * runs * kWideJobFloats * 4 > kMostBytes) return kSliceRuns;
+    // Of a block's share, the last of them: runs to multiply, and sums to leave: a slice's each, and some runs' more where it begins within a slice.
+    const int64_t by_runs = (left * runs + blocks - 1) / blocks, by_slices = (left * slices + blocks - 1) / blocks;
+    const double sums = std::min(static_cast<double>(by_runs), static_cast<double>(by_runs) / kSliceRuns + 1.5);
+    return static_cast<double>(by_runs) + sums * kSumsRuns <= static_cast<double>(by_slices) * (kSliceRuns + kSumsRuns) ? 1 : kSliceRuns;
   }
 
   // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy: whichever has fewer runs one after another; sums

@@ -337,7 +337,7 @@ struct AttentionPhase {
   // An item's longer sums, which are touched once a chunk, are kept in the workspace: in shared memory they would leave L1 too little for the
   // weights that are on their way. level: 0 segment, 1 the whole.
   QSPEC_DEVICE float* saved_at(int level) const {
-    return params.workspace.saved_states +
+    return params.workspace.block_scratch +
            ((static_cast<int64_t>(block_index() * kAttentionGroups + which) * 2 + level)) * kStateWords * kGroupThreads + thread;
   }
   QSPEC_DEVICE void save(int level, const State& state) const {

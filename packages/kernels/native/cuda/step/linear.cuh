@@ -129,20 +129,20 @@ QSPEC_DEVICE void run_passes(const StepParams& params, int index, int rows) {
 }
 
 // 64 rows and more.
-template <int n8>
-QSPEC_DEVICE void run_wide(int index, int rows) {
+QSPEC_DEVICE void run_wide(const StepParams& params, int index, int rows) {
   const Phase& phase = phase_at(index);
+  const uint32_t region = params.region_at;
   if (thread_index() == 0) {
-    wide_state().begin(phase.linear, rows, 8 * n8);
-    WideStages<n8>::fill(phase.linear, phase.x);
+    wide_state().begin(phase.linear, rows);
+    WideStages(region).fill(phase.linear, phase.x);
   }
-  put_copied_factors<n8>(phase, rows);
-  named_barrier(kBlockBarrier, step_threads<n8>());
+  put_copied_factors<kWideRowBlocks>(phase, rows);
+  named_barrier(kBlockBarrier, kStepThreads);
   const bool has_wide_groups = phase.linear.half_shift == 2;
   switch (phase.linear.mode) {
-    case GemmMode::kDense: return run_wide_linear<n8, GemmMode::kDense, 0>(index);
-    case GemmMode::kHi: return has_wide_groups ? run_wide_linear<n8, GemmMode::kHi, 2>(index) : run_wide_linear<n8, GemmMode::kHi, -1>(index);
-    case GemmMode::kHiLo: return has_wide_groups ? run_wide_linear<n8, GemmMode::kHiLo, 2>(index) : run_wide_linear<n8, GemmMode::kHiLo, -1>(index);
+    case GemmMode::kDense: return run_wide_linear<GemmMode::kDense, 0>(index, region);
+    case GemmMode::kHi: return has_wide_groups ? run_wide_linear<GemmMode::kHi, 2>(index, region) : run_wide_linear<GemmMode::kHi, -1>(index, region);
+    case GemmMode::kHiLo: return has_wide_groups ? run_wide_linear<GemmMode::kHiLo, 2>(index, region) : run_wide_linear<GemmMode::kHiLo, -1>(index, region);
     case GemmMode::kHiInt: return;
   }
 }
@@ -152,7 +152,7 @@ QSPEC_DEVICE void run_linear(const StepParams& params, int index) {
   const Phase& phase = phase_at(index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if constexpr (n8 < kWideRowBlocks) run_passes<n8>(params, index, rows);
-  else if (!is_integer(phase.linear.mode)) run_wide<n8>(index, rows);
+  else if (!is_integer(phase.linear.mode)) run_wide(params, index, rows);
   else run_passes<4>(params, index, rows);
 }
 

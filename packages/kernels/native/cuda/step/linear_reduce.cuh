@@ -65,7 +65,7 @@ QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int 
 // Of a slice of a tile that several blocks share, the block that has its first run left the sum as far as its share goes; runs behind that lie
 // one by one. Adds the slices. `at`: of the first run's sums in the workspace.
 QSPEC_DEVICE void add_shares(const LinearSpec& spec, const WideShares& shares, int tile, const float* at, int64_t run_floats, float (&result)[4]) {
-  const int runs = num_runs(spec.weight.k_tiles), job = tile * shares.jobs;
+  const int runs = num_runs(spec.weight.k_tiles), job = shares.tile_job(tile);
   QSPEC_NO_UNROLL
   for (int first = 0; first < runs; first += kSliceRuns) {
     const int slot = first / spec.job_runs, rest = runs - first < kSliceRuns ? runs - first : kSliceRuns;
@@ -89,28 +89,27 @@ QSPEC_DEVICE void add_shares(const LinearSpec& spec, const WideShares& shares, i
   }
 }
 
-// Blocks take pieces of tiles in turn: as many outputs as they have threads, times four.
-template <int n8>
+// Blocks take pieces of the tiles that are left in turn: as many outputs as they have threads, times four.
 QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, int rows) {
-  constexpr int kQuads = kTileN / 4, kColumns = 8 * n8, kThreads = step_threads<n8>();
+  constexpr int kQuads = kTileN / 4;
   const LinearSpec& spec = phase.linear;
-  const WideShares shares(spec, rows, kColumns);
-  const int columns = sum_columns(phase.rows, params.blocks), each = shares.group_items * kColumns * kQuads / kThreads;
-  const int64_t run_floats = static_cast<int64_t>(spec.weight.n_tiles) * columns * kTileN;
+  const WideShares shares(spec, rows);
+  const int each = shares.group_items * kWideRows * kQuads / kStepThreads;
   QSPEC_NO_UNROLL
-  for (int i = block_index(); i < shares.tiles * each; i += grid_blocks()) {
-    const int tile = i / each, at = (i - tile * each) * kThreads + thread_index(), pass = shares.pass(tile);
+  for (int i = block_index(); i < (shares.tiles - shares.whole) * each; i += grid_blocks()) {
+    const int tile = shares.whole + i / each, at = i % each * kStepThreads + thread_index();
     if (shares.is_whole(tile)) continue;
-    const int within = at % kQuads * 4, row = pass * kColumns + at / kQuads % kColumns, item = shares.first_item(tile) + at / (kQuads * kColumns);
+    const int within = at % kQuads * 4, column = at / kQuads % kWideRows, row = shares.pass(tile) * kWideRows + column;
+    const int in_group = at / (kQuads * kWideRows), item = shares.first_item(tile) + in_group, warp = shares.first_warp(in_group);
     if (row >= rows || item >= spec.num_items) continue;
     const float factor = shared_load_float(kFactorsAt + row * 4);
-    const auto add = [&](int row_tile, float(&to)[4]) {
-      add_shares(spec, shares, tile, job_sums(params.workspace, spec, columns, 0, row_tile) + row * kTileN + within, run_floats, to);
+    const auto add = [&](int of_warp, float(&to)[4]) {
+      add_shares(spec, shares, tile, shares.sums(params.workspace, tile, 0, of_warp) + column * kTileN + within, int64_t{kStepWarps} * kWideRows * kTileN, to);
     };
     float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
-    add(item, sum);
+    add(warp, sum);
     if (shares.is_pair) {
-      add(item + spec.num_items, up);
+      add(warp + kUpWarp, up);
       store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
     } else {
       store_output(spec, item * kTileN + within, row, factor, sum);
@@ -122,7 +121,7 @@ template <int n8>
 QSPEC_DEVICE_CALL void run_reduce(int index) {
   const Phase& phase = phase_at(index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
-  if (n8 >= kWideRowBlocks && !is_integer(phase.linear.mode)) reduce_shares<n8>(step_params(), phase, rows);
+  if (n8 >= kWideRowBlocks && !is_integer(phase.linear.mode)) reduce_shares(step_params(), phase, rows);
   else reduce_jobs<n8>(step_params(), phase, rows);
 }
 

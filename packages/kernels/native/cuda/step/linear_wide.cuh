@@ -9,62 +9,48 @@
 #include "step/linear_shared.cuh"
 #include "step/linear_tiles.cuh"
 #include "step/wide_stages.cuh"
+#include "step/wide_weights.cuh"
 
 namespace qspec::cuda {
 
-constexpr int kRunPieces = kRunTiles / kPieceTiles;
+// ---- Sums of a tile in shared memory: of a slice, and in the end of all of k -------------------------------------------------------------------
 
-// ---- Sums of a tile in shared memory --------------------------------------------------------------------------------------------------------
-
-template <int n8>
 struct WideSums {
   uint32_t at;  // behind the stages
 
-  QSPEC_DEVICE explicit WideSums(const StepParams& params) : at(params.region_at + kWideStages * wide_stage_bytes(n8)) {}
-  QSPEC_DEVICE uint32_t slice(int c, int thread) const { return at + c * kWideSumsStride + thread * 16; }
-  QSPEC_DEVICE uint32_t total(int c, int thread) const { return slice(n8 + c, thread); }
+  QSPEC_DEVICE explicit WideSums(uint32_t region) : at(region + kWideStages * kWideStageBytes) {}
+  QSPEC_DEVICE uint32_t place(int c, int thread) const { return at + c * kWideSumsStride + thread * 16; }
 
   // Four neighbouring outputs of a row of the pass, of the row-tile that warp `warp` has.
-  QSPEC_DEVICE void read_totals(int warp, int row, int within, float (&v)[4]) const {
+  QSPEC_DEVICE void read(int warp, int row, int within, float (&v)[4]) const {
     QSPEC_UNROLL
     for (int e = 0; e < 4; ++e) {
       const int out = within + e, thread = warp * kWarp + out % 8 * 4 + row % 8 / 2;
-      v[e] = shared_load_float(total(row / 8, thread) + (out / 8 * 2 + row % 2) * 4);
+      v[e] = shared_load_float(place(row / 8, thread) + (out / 8 * 2 + row % 2) * 4);
     }
   }
 };
 
-// v = what lies there + v.
-QSPEC_DEVICE void add_before(float (&v)[4], uint32_t at) {
-  const uint4 before = shared_load_16(at);
-  QSPEC_UNROLL
-  for (int i = 0; i < 4; ++i) v[i] = float_of_bits(word_of(before, i)) + v[i];
-}
-QSPEC_DEVICE void store_floats(uint32_t at, const float (&v)[4]) {
-  shared_store_16(at, uint4{bits_of_float(v[0]), bits_of_float(v[1]), bits_of_float(v[2]), bits_of_float(v[3])});
-}
-
 // All threads, when a tile that this block has alone is done.
-template <int n8>
 QSPEC_DEVICE_CALL void store_wide_tile(int index, int tile) {
-  constexpr int kQuads = kTileN / 4, kColumns = 8 * n8;
+  constexpr int kQuads = kTileN / 4, kColumns = kWideRows;
   const Phase& phase = phase_at(index);
   const LinearSpec& spec = phase.linear;
   const WideShares& shares = wide_state().shares;
-  const WideSums<n8> sums(step_params());
+  const WideSums totals(step_params().region_at);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   const RowBlocks blocks = step_params().blocks;
   const int first = shares.pass(tile) * kColumns, count = rows - first < kColumns ? rows - first : kColumns;
   QSPEC_NO_UNROLL
-  for (int i = thread_index(); i < shares.group_items * kColumns * kQuads; i += step_threads<n8>()) {
+  for (int i = thread_index(); i < shares.group_items * kColumns * kQuads; i += kStepThreads) {
     const int within = i % kQuads * 4, row = i / kQuads % kColumns, in_group = i / (kQuads * kColumns), item = shares.first_item(tile) + in_group;
     if (row >= count || item >= spec.num_items) continue;
     const float factor = shared_load_float(kFactorsAt + (first + row) * 4);
     const int warp = shares.first_warp(in_group);
     float v[4], up[4];
-    sums.read_totals(warp, row, within, v);
+    totals.read(warp, row, within, v);
     if (shares.is_pair) {
-      sums.read_totals(warp + kUpWarp, row, within, up);
+      totals.read(warp + kUpWarp, row, within, up);
       store_silu(spec, blocks, item * kTileN + within, first + row, factor, v, up);
     } else {
       store_output(spec, item * kTileN + within, first + row, factor, v);
@@ -74,228 +60,243 @@ QSPEC_DEVICE_CALL void store_wide_tile(int index, int tile) {
 
 // ---- The share -------------------------------------------------------------------------------------------------------------------------------
 
-template <int n8, GemmMode mode, int shift>
+template <GemmMode mode, int shift>
 struct WideLinear {
   static constexpr bool kIsDense = mode == GemmMode::kDense, kHasLow = mode == GemmMode::kHiLo;
-  static constexpr int kThreads = step_threads<n8>(), kColumns = 8 * n8;
-  using Chunk = WeightChunk<mode, shift, kPieceTiles / 2>;
-  using Fragments = uint32_t[2][2][4];  // of a tile
+  static constexpr int n8 = kWideRowBlocks;
+  static constexpr int kDenseTiles = 4;  // of dense weights in registers
+  using Fragments = uint32_t[2][2][4];   // of a tile
+  using Unit = WeightChunk<mode, shift, kWideUnitTiles>;
+  using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
 
   const Phase& phase;
   const LinearSpec& spec;
   const WideState& state;
-  const int lane;
-  PieceCursor now;         // being multiplied
-  RunPlace next;           // this lane's weights of the piece after it
-  int next_scales;         // from there to the scales of the lane's rows
-  WideStages<n8> stages;
-  Chunk even, odd;         // weights of a piece's halves
-  Accumulator<n8> sums;    // of the run
+  RunCursor now;        // being multiplied
+  int tiles_left;       // of k, from there on
+  int begin;            // run of the tile that the share begins with
+  bool is_whole;        // the tile is this block's alone
+  WideStages stages;
+  Accumulator<n8> sums;  // of the run
+  WeightRing<mode, shift> ring;
+  WarpRuns<GemmMode::kDense, 0> dense;  // the run whose tiles are loaded next
+  DenseTile tiles[kDenseTiles];
 
-  QSPEC_DEVICE explicit WideLinear(int index) : phase(phase_at(index)), spec(phase.linear), state(wide_state()), lane(lane_index()) {}
+  QSPEC_DEVICE WideLinear(int index, uint32_t region) : phase(phase_at(index)), spec(phase.linear), state(wide_state()), stages(region) {}
 
   QSPEC_DEVICE static int warp() { return thread_index() / kWarp; }
-  QSPEC_DEVICE int pieces() const { return num_pieces(spec.weight.k_tiles); }
-
-  // ---- Weights ----
-
-  QSPEC_DEVICE int piece_bytes() const { return kIsDense ? kPieceTiles * kDenseTileBytes : full_piece_bytes(shift < 0 ? spec.weight.group_size : 32 << shift); }
-  // `next` = a piece of this warp's row-tile in a tile of the product. A warp past the last row-tile reads that, and stores nothing.
-  QSPEC_DEVICE void find_next(int tile, int piece) {
-    const int item = state.shares.item(tile, warp()), row_tile = state.shares.row_tile(spec, item < spec.num_items ? item : spec.num_items - 1, warp());
-    const DeviceWeight& w = spec.weight;
-    const int64_t row_bytes = kIsDense ? static_cast<int64_t>(w.k_tiles) * kDenseTileBytes : hi_row_tile_bytes(w.k, w.k_tiles, w.group_size);
-    next.high = (kIsDense ? w.dense : w.hi) + row_tile * row_bytes + static_cast<int64_t>(piece) * piece_bytes() + lane * 16;
-    next.low = kHasLow ? w.lo + static_cast<int64_t>(row_tile) * w.k_tiles * kTileBytes + static_cast<int64_t>(piece) * kPieceTiles * kTileBytes + lane * 16 : nullptr;
-    find_scales(piece);
+  // When `now` is another tile's first run.
+  QSPEC_DEVICE void begin_tile() {
+    tiles_left = spec.weight.k_tiles - now.run * kRunTiles;
+    is_whole = now.run == 0 && now.left == state.tile_runs;
+    begin = now.run;
   }
-  QSPEC_DEVICE void find_scales(int piece) { next_scales = piece_tiles(spec.weight.k_tiles, piece * kPieceTiles) * kTileBytes + lane / 4 * 4 - lane * 16; }
-  // On to the piece after `of`, which `next` is; at the share's end it stays.
-  QSPEC_DEVICE void advance_next(const PieceCursor& of) {
-    if (of.piece + 1 < of.piece_end) {
-      next.high += piece_bytes(), next.low += kPieceTiles * kTileBytes;
-      if (!kIsDense) find_scales(of.piece + 1);
-    } else if ((of.tile + 1) * state.shares.jobs < state.job_end) {
-      find_next(of.tile + 1, 0);
+
+  QSPEC_DEVICE void begin_weights() {
+    if constexpr (kIsDense) {
+      dense.begin(spec);
+      QSPEC_UNROLL
+      for (int i = 0; i < kDenseTiles - 1; ++i) load_dense(i);
+    } else {
+      ring.begin(spec, stages.region);
     }
-  }
-  QSPEC_DEVICE void load(Chunk& chunk, int half_piece) { chunk.load(next, half_piece, spec.half_shift, 0, next_scales); }
-
-  // Fragments of tile 0 or 1 of a chunk.
-  QSPEC_DEVICE void unpack(Fragments& a, const Chunk& chunk, int tile) const {
-    QSPEC_UNROLL
-    for (int half = 0; half < 2; ++half) chunk.unpack(a[half], 2 * tile + half, radix2());
   }
   QSPEC_DEVICE uint32_t radix2() const {
     const float radix = static_cast<float>(spec.weight.radix);
     return kHasLow ? pack_bf16(radix, radix) : 0;
   }
 
-  // ---- Products of a piece ----
+  // ---- Products of a run ----
 
-  // d (+)= a tile's product.
+  // d (+)= the product of tile `i` of a unit.
   template <bool is_first>
-  QSPEC_DEVICE static void multiply(Accumulator<n8>& d, const Fragments& a, const WideInput& x, int tile) {
-    constexpr uint32_t kTile = n8 * kWideBlockBytes;
-    multiply_wide<is_first>(d.value, a[0], x, tile * kTile);
-    multiply_wide<false>(d.value, a[1], x, tile * kTile + kWideHalfBytes);
+  QSPEC_DEVICE static void multiply(Accumulator<n8>& d, const Fragments& a, const WideInput& x, int i) {
+    multiply_wide<is_first>(d.value, a[0], x, i * WideStages::kTileBytesOfPass);
+    multiply_wide<false>(d.value, a[1], x, i * WideStages::kTileBytesOfPass + kWideHalfBytes);
   }
 
-  // Groups of 128 k, one half of the piece each. What lies behind the last tile is multiplied as well, and added to nothing.
-  QSPEC_DEVICE void multiply_group(Chunk& chunk, const WideInput& x, int half_piece, bool is_there) {
-    Fragments low, high;
-    Accumulator<n8> group;
-    unpack(low, chunk, 0), unpack(high, chunk, 1);
-    const float row_scale = bf16_low(chunk.scales[0]), other_scale = bf16_high(chunk.scales[0]);
-    load(chunk, half_piece);  // its registers are free
-    begin_wide();
-    multiply<true>(group, low, x, 2 * half_piece);
-    multiply<false>(group, high, x, 2 * half_piece + 1);
-    end_wide();
-    wait_wide<0>();
-    if (is_there) add_group(sums, group, row_scale, other_scale);
-  }
-  QSPEC_DEVICE void multiply_piece() {
-    stages.wait(spec, phase.x);
-    const WideInput x(stages.place());
-    multiply_group(even, x, 0, true);
-    multiply_group(odd, x, 1, now.piece * kPieceTiles + kPieceTiles / 2 < spec.weight.k_tiles);
-    stages.release(lane);
+  // Units that are groups of 128 k. What lies behind the last tile of k is multiplied as well, and added to nothing.
+  QSPEC_DEVICE void multiply_run() {
+    QSPEC_UNROLL
+    for (int unit = 0; unit < kWideRunUnits; ++unit) {
+      Unit weights;
+      stages.wait(spec, phase.x, unit);
+      ring.template read<WideStages::kCopyGroups>(weights, unit);
+      const WideInput x(stages.place(unit));
+      Fragments a[kWideUnitTiles];
+      QSPEC_UNROLL
+      for (int i = 0; i < 2 * kWideUnitTiles; ++i) weights.unpack(a[i / 2][i % 2], i, radix2());
+      Accumulator<n8> group;
+      begin_wide();
+      multiply<true>(group, a[0], x, 0);
+      multiply<false>(group, a[1], x, 1);
+      end_wide();
+      ring.replace(spec, unit);
+      stages.refill(spec, phase.x, unit);
+      wait_wide<0>();
+      stages.release(unit);
+      if (unit == 0 || unit * kWideUnitTiles < tiles_left) add_group(sums, group, weights.scales[0]);
+    }
   }
 
   // Groups whose size is told at run time.
-  QSPEC_DEVICE void multiply_piece_in_groups() {
-    stages.wait(spec, phase.x);
-    const WideInput x(stages.place());
-    const int mask = (1 << spec.half_shift) - 1, rest = (spec.weight.k - now.piece * kPieceK) / (kTileK / 2);  // half tiles; padding has no scales
+  QSPEC_DEVICE void multiply_run_in_groups() {
+    const int mask = (1 << spec.half_shift) - 1, rest = (spec.weight.k - now.run * kRunK) / (kTileK / 2);  // half tiles; padding has no scales
     Accumulator<n8> group;
     group.clear();
     QSPEC_UNROLL
-    for (int half = 0; half < 2 * kPieceTiles; ++half) {
-      const Chunk& chunk = half < kPieceTiles ? even : odd;
-      const int within = half % kPieceTiles;
-      uint32_t a[2][4];
-      chunk.unpack(a, within, radix2());
-      begin_wide();
-      multiply_wide<false>(group.value, a, x, half / 2 * n8 * kWideBlockBytes + half % 2 * kWideHalfBytes);
-      end_wide();
-      wait_wide<0>();
-      if ((half & mask) != mask) continue;
-      if (half < rest) add_group(sums, group, chunk.scales_of(within >> spec.half_shift));
-      group.clear();
+    for (int unit = 0; unit < kWideRunUnits; ++unit) {
+      Unit weights;
+      stages.wait(spec, phase.x, unit);
+      ring.template read<WideStages::kCopyGroups>(weights, unit);
+      const WideInput x(stages.place(unit));
+      QSPEC_UNROLL
+      for (int i = 0; i < 2 * kWideUnitTiles; ++i) {
+        uint32_t a[2][4];
+        weights.unpack(a, i, radix2());
+        begin_wide();
+        multiply_wide<false>(group.value, a, x, i / 2 * WideStages::kTileBytesOfPass + i % 2 * kWideHalfBytes);
+        end_wide();
+        wait_wide<0>();
+        if ((i & mask) != mask) continue;
+        if (unit * 2 * kWideUnitTiles + i < rest) add_group(sums, group, weights.scales_of(i >> spec.half_shift));
+        group.clear();
+      }
+      ring.replace(spec, unit);
+      stages.refill(spec, phase.x, unit);
+      stages.release(unit);
     }
-    stages.release(lane);
-    load(even, 0), load(odd, 1);
   }
 
-  // Dense weights are fragments already.
-  QSPEC_DEVICE void multiply_dense_piece() {
-    const int tiles = spec.weight.k_tiles - now.piece * kPieceTiles;
-    if (tiles < kPieceTiles) clear_missing(tiles);
-    stages.wait(spec, phase.x);
-    const WideInput x(stages.place());
-    multiply_dense(even, x, 0, tiles);
-    multiply_dense(odd, x, kPieceTiles / 2, tiles);
-    wait_wide<1>();
-    load(even, 0);
+  // Dense weights are fragments already. A tile's registers are loaded anew while the tile behind it is multiplied.
+  QSPEC_DEVICE void load_dense(int tile) { tiles[tile % kDenseTiles].load(dense.place, tile, 0, 0); }
+  QSPEC_DEVICE void multiply_dense_run() {
+    const int left = tiles_left;
+    QSPEC_UNROLL
+    for (int tile = 0; tile < kRunTiles; ++tile) {
+      const int unit = tile / kWideUnitTiles, within = tile % kWideUnitTiles;
+      DenseTile& weights = tiles[tile % kDenseTiles];
+      clear_unless(weights, tile < left);
+      Fragments a;
+      QSPEC_UNROLL
+      for (int i = 0; i < 2; ++i) weights.unpack(a[i], i, 0);
+      if (within == 0) stages.wait(spec, phase.x, unit);
+      const WideInput x(stages.place(unit));
+      begin_wide();
+      multiply<false>(sums, a, x, within);
+      end_wide();
+      wait_wide<1>();
+      const int later = (tile + kDenseTiles - 1) % kRunTiles;  // in the place of the tile before this one
+      if (later == 0) dense.advance(spec);
+      load_dense(later);
+      if (within > 0) continue;
+      if (unit > 0) stages.release(unit - 1);
+      stages.refill(spec, phase.x, unit);
+    }
     wait_wide<0>();
-    load(odd, 1);
-    stages.release(lane);
+    stages.release(kWideRunUnits - 1);
   }
   // Behind the last tile: zeros times activations that there are.
-  QSPEC_DEVICE void multiply_dense(const Chunk& chunk, const WideInput& x, int first, int tiles) {
-    begin_wide();
+  QSPEC_DEVICE static void clear_unless(DenseTile& tile, bool is_there) {
+    if (is_there) return;
     QSPEC_UNROLL
-    for (int half = 0; half < kPieceTiles; ++half) {
-      uint32_t a[2][4];
-      chunk.unpack(a, half, 0);
-      const int tile = first + half / 2;
-      multiply_wide<false>(sums.value, a, x, (tile < tiles ? tile : 0) * n8 * kWideBlockBytes + half % 2 * kWideHalfBytes);
-    }
-    end_wide();
-  }
-  QSPEC_DEVICE void clear_missing(int tiles) {
-    QSPEC_UNROLL
-    for (int i = 0; i < Chunk::kLoads; ++i) {
-      if (i / 4 >= tiles) even.high[i] = uint4{0, 0, 0, 0};
-      if (kPieceTiles / 2 + i / 4 >= tiles) odd.high[i] = uint4{0, 0, 0, 0};
-    }
+    for (int i = 0; i < DenseTile::kLoads; ++i) tile.high[i] = uint4{0, 0, 0, 0};
   }
 
   // ---- Sums ----
 
-  // Leaves `sums` where the reducing phase expects those that begin with this run.
-  QSPEC_DEVICE void leave(int run) {
-    const int item = state.shares.item(now.tile, warp());
-    if (item >= spec.num_items) return;
-    const StepParams& params = step_params();
-    float* to = job_sums(params.workspace, spec, sum_columns(phase.rows, params.blocks), run / spec.job_runs, state.shares.row_tile(spec, item, warp()));
-    leave_sums(sums, to, state.shares.pass(now.tile) * kColumns, lane);
-  }
   // The run's sums are there: on to the slice's, and to the tile's. Of a tile that isn't this block's alone a slice is left as far as the
   // share goes, but runs one by one where the share begins within the slice.
-  QSPEC_DEVICE void end_run(bool is_whole) {
-    const int run = now.piece / kRunPieces, thread = thread_index(), first = run / kSliceRuns * kSliceRuns;
-    const int begin = state.job_begin > now.tile * state.shares.jobs ? (state.job_begin - now.tile * state.shares.jobs) * spec.job_runs : 0;  // the share's, within the tile
-    const bool ends_slice = run + 1 == first + kSliceRuns || now.piece + 1 == now.piece_end || first < begin;
-    const WideSums<n8> at(step_params());
-    QSPEC_UNROLL
-    for (int c = 0; c < n8; ++c) {
-      if (run > first && first >= begin) add_before(sums.value[c], at.slice(c, thread));
-      if (!ends_slice) {
-        store_floats(at.slice(c, thread), sums.value[c]);
-      } else if (is_whole) {
-        if (first > 0) add_before(sums.value[c], at.total(c, thread));
-        store_floats(at.total(c, thread), sums.value[c]);
-      }
+  QSPEC_DEVICE void end_run() {
+    const int run = now.run, first = run / kSliceRuns * kSliceRuns;
+    const bool ends_tile = now.left == 1, ends_slice = run % kSliceRuns == kSliceRuns - 1 || ends_tile || first < begin, is_added = run > first && first >= begin;
+    if (is_added) add_slice();
+    if (!ends_slice) {
+      store_sums();
+    } else if (!is_whole) {
+      leave(first < begin ? run : first);
+    } else {
+      if (first > 0) add_total();
+      if (ends_tile) store_sums();
+      else store_total();
     }
-    if (ends_slice && !is_whole) leave(first < begin ? run : first);
     sums.clear();
   }
-
-  // Up to the run's last piece.
-  QSPEC_DEVICE void multiply_run() {
-    QSPEC_NO_UNROLL
-    while (true) {
-      if constexpr (kIsDense) multiply_dense_piece();
-      else if constexpr (shift < 0) multiply_piece_in_groups();
-      else multiply_piece();
-      if (now.piece + 1 == now.piece_end || now.piece % kRunPieces == kRunPieces - 1) return;
-      ++now.piece;
-      advance_next(now);
+  // What is there already comes first. All loads wait together.
+  QSPEC_DEVICE void add_slice() {
+    uint4 before[n8];
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) before[c] = shared_load_16(slice_at(c));
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c)
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) sums.value[c][i] = float_of_bits(word_of(before[c], i)) + sums.value[c][i];
+  }
+  QSPEC_DEVICE uint32_t slice_at(int c) const { return WideSums(stages.region).place(c, thread_index()); }
+  QSPEC_DEVICE void store_sums() const {
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) {
+      const float(&v)[4] = sums.value[c];
+      shared_store_16(slice_at(c), uint4{bits_of_float(v[0]), bits_of_float(v[1]), bits_of_float(v[2]), bits_of_float(v[3])});
     }
   }
+  // A tile's total so far lies in memory, past L1, each thread's own.
+  QSPEC_DEVICE float4* total_at(int c) const {
+    return reinterpret_cast<float4*>(step_params().workspace.block_scratch) + (block_index() * n8 + c) * kStepThreads + thread_index();
+  }
+  QSPEC_DEVICE void add_total() {
+    float4 before[n8];
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) before[c] = load_l2(total_at(c));
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) {
+      float(&v)[4] = sums.value[c];
+      v[0] = before[c].x + v[0], v[1] = before[c].y + v[1], v[2] = before[c].z + v[2], v[3] = before[c].w + v[3];
+    }
+  }
+  QSPEC_DEVICE void store_total() const {
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) {
+      const float(&v)[4] = sums.value[c];
+      store_l2(total_at(c), float4{v[0], v[1], v[2], v[3]});
+    }
+  }
+  // Leaves the sums where the reducing phase expects those that begin with this run.
+  QSPEC_DEVICE void leave(int run) const {
+    leave_sums(sums, state.shares.sums(step_params().workspace, now.tile, run / spec.job_runs, warp()), 0, lane_index());
+  }
+
   QSPEC_DEVICE void run(int index) {
     now = state.first;
     if (now.is_done()) return;
-    find_next(now.tile, now.piece);
-    load(even, 0), load(odd, 1);
+    begin_weights();
     stages.begin(spec, phase.x);
-    advance_next(now);
     sums.clear();
-    bool is_whole = now.piece == 0 && now.piece_end == pieces();
+    begin_tile();
     QSPEC_NO_UNROLL
     while (true) {
-      multiply_run();
-      const bool ends_tile = now.piece + 1 == now.piece_end;
-      end_run(is_whole);
-      if (ends_tile && is_whole) {
-        named_barrier(kBlockBarrier, kThreads);
-        store_wide_tile<n8>(index, now.tile);
-        named_barrier(kBlockBarrier, kThreads);
+      if constexpr (kIsDense) multiply_dense_run();
+      else if constexpr (shift < 0) multiply_run_in_groups();
+      else multiply_run();
+      stages.end_run();
+      end_run();
+      if (is_whole && now.left == 1) {
+        named_barrier(kBlockBarrier, kStepThreads);
+        store_wide_tile(index, now.tile);
+        named_barrier(kBlockBarrier, kStepThreads);
       }
-      now.advance(state.shares, spec, state.job_end);
+      tiles_left -= kRunTiles;
+      if (!now.advance()) continue;
       if (now.is_done()) break;
-      if (now.piece == 0) is_whole = now.piece_end == pieces();
-      advance_next(now);
+      begin_tile();
     }
     stages.end();
   }
 };
 
-template <int n8, GemmMode mode, int shift>
-QSPEC_DEVICE void run_wide_linear(int index) {
-  WideLinear<n8, mode, shift>(index).run(index);
+template <GemmMode mode, int shift>
+QSPEC_DEVICE void run_wide_linear(int index, uint32_t region) {
+  WideLinear<mode, shift>(index, region).run(index);
 }
 
 }  // namespace qspec::cuda

@@ -99,7 +99,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   if (batch.num_items > 0) start_attention(batch, params.attention_groups, thread, threads);
   if (thread == 0) begin_barrier(params.workspace.barrier);
   if constexpr (n8 >= kWideRowBlocks) {
-    if (thread == 0) WideStages<n8>::begin_launch();
+    if (thread == 0) WideStages::begin_launch();
   }
   wait_async<0>();
   named_barrier(kBlockBarrier, threads);

@@ -4,6 +4,8 @@
 // (session/lowering.h): a linear may compute its own input from float32 rows (norm, rotation, quantisation: the prologue) and finish its
 // output (bias, residual add, SiLU·mul: the epilogue); attention rotates q and k and writes the cache.
 #pragma once
+#include <algorithm>
+
 #include "common/layout.h"
 #include "qspec/params.h"
 
@@ -39,12 +41,25 @@ enum class Rows : uint8_t { kTokens, kLogits, kTokensOfLogits };  // kTokensOfLo
 
 constexpr bool is_integer(GemmMode m) { return m == GemmMode::kHiInt; }
 
-// Shared memory of a wide linear (64 rows and more, n8 row blocks at a time): stages of activations, a piece of k each, then every thread's sums of a slice and of
-// all of k, so many bytes a row block (some more than they take, against bank conflicts).
-constexpr int kWideStages = 2;  // more would take L1 from attention, whose spilled registers lie there
-constexpr int wide_stage_bytes(int n8) { return kPieceTiles * n8 * kWideBlockBytes; }
+// A wide linear (64 rows and more) takes 64 rows at a time; its warps go through k in units of half a piece. In shared memory: stages of activations, a
+// unit each; every thread's sums of a slice, so many bytes eight rows (some more than they take, against bank conflicts); and, unless they are
+// dense, each warp's next units of weights.
+constexpr int kWideUnitTiles = kPieceTiles / 2, kWideRunUnits = kRunTiles / kWideUnitTiles;
+constexpr int kWideStages = kWideRunUnits;
+constexpr int kWideRows = 8 * kWideRowBlocks;
+constexpr int kWideStageBytes = kWideUnitTiles * kWideRowBlocks * kWideBlockBytes;
 constexpr int kWideSumsStride = kStepThreads * 16 + 64;
-constexpr int wide_bytes(int n8) { return kWideStages * wide_stage_bytes(n8) + 2 * n8 * kWideSumsStride; }
+constexpr int kWideRingAt = kWideStages * kWideStageBytes + kWideRowBlocks * kWideSumsStride;
+// How many units of weights, and what each takes of a lane: its words of the codes and (of up to four groups) the scales of its rows.
+constexpr int wide_units(GemmMode mode) { return mode == GemmMode::kDense ? 0 : 2; }
+constexpr int wide_unit_scales(bool has_wide_groups) { return has_wide_groups ? 1 : 4; }
+constexpr int wide_unit_bytes(GemmMode mode, bool has_wide_groups) {
+  return 32 * (kWideUnitTiles * (mode == GemmMode::kHiLo ? 32 : 16) + 4 * wide_unit_scales(has_wide_groups));
+}
+constexpr int wide_bytes(GemmMode mode, bool has_wide_groups) { return kWideRingAt + kStepWarps * wide_units(mode) * wide_unit_bytes(mode, has_wide_groups); }
+
+// Of StepWorkspace::block_scratch, a block's.
+constexpr int kBlockScratchFloats = std::max(kAttentionGroups * 2 * kStateWords * kGroupThreads, kWideRowBlocks * kStepThreads * 4);
 
 // Float32 rows and what is done to each before it is stored: norm or SiLU·mul, rotation, rounding or quantisation.
 struct RowsSpec {
@@ -194,7 +209,7 @@ struct StepWorkspace {
   int32_t* counters;            // [items of the widest linear]
   float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]
-  float* saved_states;          // [block][group][2][kStateWords][kGroupThreads]
+  float* block_scratch;         // attention: saved states [block][group][2][kStateWords][kGroupThreads]; wide linears: totals [block][row block][thread][4]
   int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
   int32_t max_folds;
 };

@@ -1,6 +1,7 @@
-// How a wide linear is shared out. A block works on tiles of the product: a row-tile a warp times the rows of a pass, over all of k. Tiles lie
-// one after another, pass by pass, so that blocks of all passes read the same weights at the same time. Each is several jobs along k, and every
-// block takes as many neighbouring jobs: where its share begins or ends within a tile, blocks leave the tile's sums to the reducing phase.
+// How a wide linear is shared out. A block works on tiles of the product: a row-tile a warp times the rows of a pass, over all of k. Every block has
+// as many whole tiles as each can have; those that are left are several jobs along k each, and every block takes as many neighbouring jobs: where its
+// share begins or ends within a tile, blocks leave the tile's sums to the reducing phase. The passes of a row-tile are neighbours, so that blocks
+// which read the same weights do so at the same time.
 #pragma once
 #include "step/step_shared.cuh"
 
@@ -8,77 +9,98 @@ namespace qspec::cuda {
 
 constexpr int kUpWarp = 2;  // of pairs, a warpgroup's warps have two gates and then their two ups
 
-QSPEC_HOST_DEVICE constexpr int num_pieces(int k_tiles) { return (k_tiles + kPieceTiles - 1) / kPieceTiles; }
-
 struct WideShares {
   int32_t is_pair;
-  int32_t groups;       // of row-tiles
+  int32_t passes;
   int32_t jobs;         // of a tile
   int32_t group_items;  // items (row-tiles or pairs of them) of a tile
-  int32_t tiles;        // groups of the first pass, of the second, …
+  int32_t tiles;        // passes of the first group of row-tiles, of the second, …
+  int32_t whole;        // of these the first so many are done by one block each
 
-  QSPEC_DEVICE WideShares(const LinearSpec& spec, int rows, int pass_rows)
+  QSPEC_DEVICE WideShares(const LinearSpec& spec, int rows)
       : is_pair(spec.epilogue == Epilogue::kSilu),
+        passes((rows + kWideRows - 1) / kWideRows),
         jobs((num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs),
         group_items(is_pair ? kStepWarps / 2 : kStepWarps) {
-    groups = (spec.num_items + group_items - 1) / group_items, tiles = groups * ((rows + pass_rows - 1) / pass_rows);
+    tiles = (spec.num_items + group_items - 1) / group_items * passes;
+    whole = tiles - tiles % grid_blocks();
   }
 
-  QSPEC_DEVICE int first_job(int block) const { return tiles * jobs * block / grid_blocks(); }
-  QSPEC_DEVICE int block_of(int job) const { return (grid_blocks() * (job + 1) - 1) / (tiles * jobs); }
+  // Jobs are those of the tiles that are left.
+  QSPEC_DEVICE int first_job(int block) const { return (tiles - whole) * jobs * block / grid_blocks(); }
+  QSPEC_DEVICE int block_of(int job) const { return (grid_blocks() * (job + 1) - 1) / ((tiles - whole) * jobs); }
+  QSPEC_DEVICE int tile_job(int tile) const { return (tile - whole) * jobs; }
   // One block has all of it.
-  QSPEC_DEVICE bool is_whole(int tile) const { return block_of(tile * jobs) == block_of(tile * jobs + jobs - 1); }
-  QSPEC_DEVICE int pass(int tile) const { return tile / groups; }
-  QSPEC_DEVICE int first_item(int tile) const { return tile % groups * group_items; }
+  QSPEC_DEVICE bool is_whole(int tile) const { return tile < whole || block_of(tile_job(tile)) == block_of(tile_job(tile) + jobs - 1); }
+  QSPEC_DEVICE int pass(int tile) const { return tile % passes; }
+  QSPEC_DEVICE int first_item(int tile) const { return tile / passes * group_items; }
   // Of a group's item: the warp that has it, or its gate.
   QSPEC_DEVICE int first_warp(int in_group) const { return is_pair ? in_group / kUpWarp * kGroupWarps + in_group % kUpWarp : in_group; }
   // A warp's item in a tile, maybe past the last, and its row-tile.
   QSPEC_DEVICE int item(int tile, int warp) const { return first_item(tile) + (is_pair ? warp / kGroupWarps * kUpWarp + warp % kUpWarp : warp); }
   QSPEC_DEVICE int row_tile(const LinearSpec& spec, int item, int warp) const { return is_pair && warp % kGroupWarps >= kUpWarp ? item + spec.num_items : item; }
+  // Where a warp leaves its sums of a job of a tile that is left: [column][16 outputs].
+  QSPEC_DEVICE float* sums(const StepWorkspace& workspace, int tile, int job, int warp) const {
+    return workspace.partials + (static_cast<int64_t>(tile_job(tile) + job) * kStepWarps + warp) * kWideRows * kTileN;
+  }
 };
 
-// Walks the pieces (4 tiles of k) of a block's share.
-struct PieceCursor {
-  int32_t tile, piece, piece_end;
+// Walks the runs of a block's share: those of its whole tiles, then of its part of what is left.
+struct RunCursor {
+  int32_t tile, run, left;  // `left`: runs of the tile that are the share's and still to come, this one included
 
-  // The share's part of a tile.
-  QSPEC_DEVICE void begin_tile(const WideShares& shares, const LinearSpec& spec, int of, int job_begin, int job_end) {
-    tile = of;
-    const int first = tile * shares.jobs, job_pieces = spec.job_runs * (kRunTiles / kPieceTiles), all = num_pieces(spec.weight.k_tiles);
-    const int end = (job_end - first) * job_pieces;
-    piece = job_begin > first ? (job_begin - first) * job_pieces : 0;
-    piece_end = end < all ? end : all;
-  }
-  // The share's first piece, if it has any.
-  QSPEC_DEVICE void begin_share(const WideShares& shares, const LinearSpec& spec, int job_begin, int job_end) {
-    tile = piece = piece_end = 0;
-    if (job_begin < job_end) begin_tile(shares, spec, job_begin / shares.jobs, job_begin, job_end);
-  }
-  // On to the next piece, maybe of the next tile. Behind the share's last one, piece == piece_end.
-  QSPEC_DEVICE void advance(const WideShares& shares, const LinearSpec& spec, int job_end) {
-    if (++piece == piece_end && (tile + 1) * shares.jobs < job_end) begin_tile(shares, spec, tile + 1, 0, job_end);
-  }
-  QSPEC_DEVICE bool is_done() const { return piece >= piece_end; }
+  // On to the next run, if there is one. True when another tile begins.
+  QSPEC_DEVICE bool advance();
+  QSPEC_DEVICE bool is_done() const { return left == 0; }
 };
 
 // What every thread needs now and then: not in registers, which products need.
 struct WideState {
   WideShares shares;
-  int32_t job_begin, job_end;
-  PieceCursor first, input;  // of the share; to be copied next
-  int32_t stage, parity;            // of the ring (WideStages), where the linear begins with it
-  int32_t next_stage, next_parity;  // and where it leaves it: others may not have read the former yet
+  RunCursor first, rest;  // of the share; of its part that isn't whole tiles
+  int32_t rest_end;       // of that part: runs, from the first tile that is left
+  int32_t tile_runs;
+  int32_t parity;         // of the ring's round (WideStages) that the linear begins with
+  int32_t next_parity;    // and of the one behind it: others may not have read the former yet
 
   // One thread, before the block's barrier.
-  QSPEC_DEVICE void begin(const LinearSpec& spec, int rows, int pass_rows) {
-    shares = WideShares(spec, rows, pass_rows);
-    job_begin = shares.first_job(block_index()), job_end = shares.first_job(block_index() + 1);
-    first.begin_share(shares, spec, job_begin, job_end);
-    input = first;
-    stage = next_stage, parity = next_parity;
+  QSPEC_DEVICE void begin(const LinearSpec& spec, int rows) {
+    shares = WideShares(spec, rows);
+    tile_runs = num_runs(spec.weight.k_tiles);
+    const int block = block_index(), begin = first_run(spec, shares.first_job(block));
+    rest_end = first_run(spec, shares.first_job(block + 1));
+    rest = {shares.whole + begin / tile_runs, begin % tile_runs, 0};
+    rest.left = runs_of_rest(rest.tile, rest.run);
+    first = shares.whole > 0 ? RunCursor{block, 0, tile_runs} : rest;
+    parity = next_parity;
+  }
+  // Where the share goes on behind a tile.
+  QSPEC_DEVICE RunCursor behind(int tile) const {
+    if (tile >= shares.whole) return {tile + 1, 0, runs_of_rest(tile + 1, 0)};
+    const int next = tile + grid_blocks();
+    return next < shares.whole ? RunCursor{next, 0, tile_runs} : rest;
+  }
+
+ private:
+  // Number of the run that a job begins with.
+  QSPEC_DEVICE int first_run(const LinearSpec& spec, int job) const {
+    const int tile = job / shares.jobs, within = (job - tile * shares.jobs) * spec.job_runs;
+    return tile * tile_runs + (within < tile_runs ? within : tile_runs);
+  }
+  // Runs of a tile that is left, from one on, that are the share's.
+  QSPEC_DEVICE int runs_of_rest(int tile, int run) const {
+    const int share = rest_end - (tile - shares.whole) * tile_runs, end = share < tile_runs ? share : tile_runs;
+    return end > run ? end - run : 0;
   }
 };
 static_assert(sizeof(WideState) <= kWideStateBytes, "its place in shared memory");
 QSPEC_DEVICE WideState& wide_state() { return shared_at<WideState>(kWideAt); }
+
+QSPEC_DEVICE bool RunCursor::advance() {
+  ++run;
+  if (--left > 0) return false;
+  *this = wide_state().behind(tile);
+  return true;
+}
 
 }  // namespace qspec::cuda

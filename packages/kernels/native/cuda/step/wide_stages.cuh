@@ -1,6 +1,8 @@
-// The ring of stages through which a wide linear's activations come to shared memory, a piece of k (4 tiles) of a pass's rows at a time.
+// The ring of stages through which a wide linear's activations come to shared memory: a unit (128 k of a pass's 64 rows) at a time. A run of k
+// goes once through the ring.
 //
-// On sm_90a one thread has the copy engine do it, and warps wait for, and hand back, each stage by counters; elsewhere all threads copy, and meet.
+// On sm_90a the copy engine does it, warps in turn tell it to, and all wait for, and hand back, each stage by counters; elsewhere all threads copy,
+// and meet.
 #pragma once
 #include "common/bulk_copy.cuh"
 #include "common/wide_mma.cuh"
@@ -8,102 +10,111 @@
 
 namespace qspec::cuda {
 
-template <int n8>
 struct WideStages {
-  static constexpr int kStages = kWideStages, kStageBytes = wide_stage_bytes(n8), kTileBytesOfPass = n8 * kWideBlockBytes;
+  static constexpr int kTileBytesOfPass = kWideRowBlocks * kWideBlockBytes;
+  static constexpr int kAhead = 2;  // units that are copied before they are read. Fewer than stages: a warp that is late holds nobody up
+  static_assert(kWideStages == kWideRunUnits, "a unit's stage is its place in the run");
 
-  int stage, parity;   // that is read next; of its round through the ring
   uint32_t region;
+  int parity;           // of the round through the ring
+  RunCursor at;         // the run whose units are copied next
+  const uint8_t* from;  // and its activations
 
-  QSPEC_DEVICE WideStages() : stage(wide_state().stage), parity(wide_state().parity), region(step_params().region_at) {}
-  // Where the stage that is read begins.
-  QSPEC_DEVICE uint32_t place() const { return region + stage * kStageBytes; }
-  QSPEC_DEVICE static uint32_t at(int stage) { return step_params().region_at + stage * kStageBytes; }
+  QSPEC_DEVICE explicit WideStages(uint32_t region_at) : region(region_at), parity(wide_state().parity), at(wide_state().first) {}
+  // Where a unit is.
+  QSPEC_DEVICE uint32_t place(int unit) const { return region + unit * kWideStageBytes; }
 
-  // Starts copying the next piece, if there is one, into a stage.
-  QSPEC_DEVICE static void copy(const LinearSpec& spec, const XForm& x, int to) {
-    PieceCursor& next = wide_state().input;
-    const WideShares& shares = wide_state().shares;
-    const bool is_done = next.is_done();
-    if (!is_done) {
-      const int all_bytes = x_tile_bytes(step_params().blocks), tiles = piece_tiles(spec.weight.k_tiles, next.piece * kPieceTiles);
-      copy_tiles(x.data + static_cast<int64_t>(next.piece * kPieceTiles) * all_bytes + shares.pass(next.tile) * kTileBytesOfPass, all_bytes, tiles, to);
-    }
-    end_copy();
-    if (!is_done && thread_index() == 0) next.advance(shares, spec, wide_state().job_end);
+  QSPEC_DEVICE static int tile_bytes() { return x_tile_bytes(step_params().blocks); }
+  QSPEC_DEVICE void find(const XForm& x) {
+    from = x.data + wide_state().shares.pass(at.tile) * kTileBytesOfPass + static_cast<int64_t>(at.run) * kRunTiles * tile_bytes();
   }
+  // On to the next run.
+  QSPEC_DEVICE void advance(const XForm& x) {
+    if (!at.advance()) from += kRunTiles * tile_bytes();
+    else if (!at.is_done()) find(x);
+  }
+  // Of tile `i` of a unit. Behind the last tile of k it is that again: to be multiplied by zeros, or added to nothing.
+  QSPEC_DEVICE const uint8_t* source(int unit, int i, int last, int bytes) const {
+    const int tile = unit * kWideUnitTiles + i;
+    return from + (tile < last ? tile : last) * bytes;
+  }
+  QSPEC_DEVICE int last_tile(const LinearSpec& spec) const { return spec.weight.k_tiles - 1 - at.run * kRunTiles; }
 
 #if defined(QSPEC_HAS_WGMMA)
+  static constexpr int kCopyGroups = 0;
   QSPEC_DEVICE static uint32_t full_at(int stage) { return kWideCountersAt + stage * 16; }
   QSPEC_DEVICE static uint32_t empty_at(int stage) { return full_at(stage) + 8; }
 
   // At the launch's beginning, one thread.
   QSPEC_DEVICE static void begin_launch() {
-    for (int i = 0; i < kStages; ++i) begin_counter(full_at(i), 1), begin_counter(empty_at(i), step_warps<n8>());
+    for (int i = 0; i < kWideStages; ++i) begin_counter(full_at(i), 1), begin_counter(empty_at(i), kStepWarps);
     publish_counters();
-    wide_state().next_stage = wide_state().next_parity = 0;
+    wide_state().next_parity = 0;
   }
-  QSPEC_DEVICE static void copy_tiles(const uint8_t* from, int all_bytes, int tiles, int to) {
-    expect_bytes(full_at(to), tiles * kTileBytesOfPass);
-    QSPEC_NO_UNROLL
-    for (int i = 0; i < tiles; ++i) copy_bulk(at(to) + i * kTileBytesOfPass, from + static_cast<int64_t>(i) * all_bytes, kTileBytesOfPass, full_at(to));
+  // Starts copying a unit of the run `at`. One lane.
+  QSPEC_DEVICE void copy(const LinearSpec& spec, int unit) const {
+    const uint32_t full = full_at(unit);
+    const int last = last_tile(spec), bytes = tile_bytes();
+    expect_bytes(full, kWideStageBytes);
+    QSPEC_UNROLL
+    for (int i = 0; i < kWideUnitTiles; ++i) copy_bulk(place(unit) + i * kTileBytesOfPass, source(unit, i, last, bytes), kTileBytesOfPass, full);
   }
-  QSPEC_DEVICE static void end_copy() {}
-  // One thread, when the state is there: all stages but one.
-  QSPEC_DEVICE static void fill(const LinearSpec& spec, const XForm& x) {
+  // One thread, when the state is there: the first units.
+  QSPEC_DEVICE void fill(const LinearSpec& spec, const XForm& x) {
+    if (at.is_done()) return;
     fence_bulk_copies();
-    QSPEC_NO_UNROLL
-    for (int i = 0, to = wide_state().stage; i < kStages - 1; ++i, to = to + 1 < kStages ? to + 1 : 0) copy(spec, x, to);
+    find(x);
+    for (int unit = 0; unit < kAhead; ++unit) copy(spec, unit);
   }
-  QSPEC_DEVICE static void begin(const LinearSpec&, const XForm&) {}
-  // Until the stage is full. Refills the one that was read before it, when all warps are done with it; in the first round they are.
-  QSPEC_DEVICE void wait(const LinearSpec& spec, const XForm& x) {
-    if (thread_index() == 0 && !wide_state().input.is_done()) {
-      const int before = stage == 0 ? kStages - 1 : stage - 1;
-      wait_for_counter(empty_at(before), stage == 0 ? parity ^ 1 : parity);
-      copy(spec, x, before);
+  // All threads.
+  QSPEC_DEVICE void begin(const LinearSpec&, const XForm& x) { find(x); }
+  // Until a unit is there.
+  QSPEC_DEVICE void wait(const LinearSpec&, const XForm&, int unit) const { wait_for_counter(full_at(unit), parity); }
+  // While a unit is multiplied: copies a later one, when all warps are done with what its stage held; in the first round they are. Warps take turns, so
+  // that none is always late.
+  QSPEC_DEVICE void refill(const LinearSpec& spec, const XForm& x, int unit) {
+    const int to = (unit + kAhead) % kWideRunUnits;
+    if (to == 0) advance(x);
+    if (thread_index() / kWarp == unit * (kStepWarps / kWideStages) && !at.is_done()) {
+      wait_for_counter(empty_at(to), unit + kAhead < kWideStages ? parity ^ 1 : parity);
+      if (elect_lane()) copy(spec, to);
+      sync_warp();
     }
-    sync_warp();
-    wait_for_counter(full_at(stage), parity);
   }
-  // The warp is done with the stage.
-  QSPEC_DEVICE void release(int lane) {
-    if (lane == 0) arrive_at_counter(empty_at(stage));
-    if (++stage == kStages) stage = 0, parity ^= 1;
+  // The warp is done with a unit.
+  QSPEC_DEVICE void release(int unit) const { arrive_of_warp(empty_at(unit)); }
+#else
+  static constexpr int kCopyGroups = 1;  // of asynchronous copies, every thread's, a unit
+  QSPEC_DEVICE static void begin_launch() { wide_state().next_parity = 0; }
+  QSPEC_DEVICE void copy(const LinearSpec& spec, int unit) const {
+    constexpr int kParts = kTileBytesOfPass / 16;
+    const int last = last_tile(spec), bytes = tile_bytes();
+    if (!at.is_done())
+      for (int i = thread_index(); i < kWideUnitTiles * kParts; i += kStepThreads) copy_async<16>(place(unit) + i * 16, source(unit, i / kParts, last, bytes) + i % kParts * 16);
+    commit_async();
   }
+  QSPEC_DEVICE void fill(const LinearSpec&, const XForm&) const {}
+  QSPEC_DEVICE void begin(const LinearSpec& spec, const XForm& x) {
+    find(x);
+    for (int unit = 0; unit < kAhead; ++unit) copy(spec, unit);
+  }
+  // Behind the unit's copies are those of the next and, mostly, weights.
+  QSPEC_DEVICE void wait(const LinearSpec& spec, const XForm& x, int unit) {
+    wait_async<kAhead - 1>();
+    named_barrier(kBlockBarrier, kStepThreads);  // the unit is there for all, and everybody is done with the one two before
+    const int to = (unit + kAhead) % kWideRunUnits;
+    if (to == 0) advance(x);
+    copy(spec, to);
+  }
+  QSPEC_DEVICE void refill(const LinearSpec&, const XForm&, int) const {}
+  QSPEC_DEVICE void release(int) const {}
+#endif
+  QSPEC_DEVICE void end_run() { parity ^= 1; }
   // Before the block's next barrier.
   QSPEC_DEVICE void end() const {
-    if (thread_index() == 0) wide_state().next_stage = stage, wide_state().next_parity = parity;
+    if (kCopyGroups > 0) wait_async<0>();
+    if (thread_index() == 0) wide_state().next_parity = parity;
   }
-#else
-  QSPEC_DEVICE static void begin_launch() { wide_state().next_stage = wide_state().next_parity = 0; }
-  QSPEC_DEVICE static void copy_tiles(const uint8_t* from, int all_bytes, int tiles, int to) {
-    constexpr int kUnits = kTileBytesOfPass / 16;
-    for (int i = thread_index(); i < tiles * kUnits; i += step_threads<n8>()) copy_async<16>(at(to) + i * 16, from + static_cast<int64_t>(i / kUnits) * all_bytes + i % kUnits * 16);
-  }
-  QSPEC_DEVICE static void end_copy() {
-    commit_async();
-    named_barrier(kBlockBarrier, step_threads<n8>());  // all have seen which piece it was
-  }
-  QSPEC_DEVICE static void fill(const LinearSpec&, const XForm&) {}
-  // All threads.
-  QSPEC_DEVICE void begin(const LinearSpec& spec, const XForm& x) const {
-    for (int i = 0, to = stage; i < kStages - 1; ++i, to = to + 1 < kStages ? to + 1 : 0) {
-      copy(spec, x, to);
-      named_barrier(kBlockBarrier, step_threads<n8>());
-    }
-  }
-  QSPEC_DEVICE void wait(const LinearSpec& spec, const XForm& x) {
-    wait_async<kStages - 2>();
-    named_barrier(kBlockBarrier, step_threads<n8>());  // the piece is there for all, and everybody is done with the one before
-    copy(spec, x, stage == 0 ? kStages - 1 : stage - 1);
-  }
-  QSPEC_DEVICE void release(int) { stage = stage + 1 < kStages ? stage + 1 : 0; }
-  QSPEC_DEVICE void end() const {
-    wait_async<0>();
-    if (thread_index() == 0) wide_state().next_stage = stage;
-  }
-#endif
 };
 
 }  // namespace qspec::cuda
