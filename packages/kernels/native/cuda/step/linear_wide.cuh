@@ -1,9 +1,11 @@
 // A linear of 64 rows and more whose activations are bf16: what matters now is to keep the tensor cores busy.
 //
-// Each warp has a row-tile; weights come from memory to its registers as in every kernel and are unpacked there: they are the A operand of a
-// warpgroup's product. Activations come through a ring of stages in shared memory, from where tensor cores read them for all warps. A block does
-// a tile of the product (WideShares) piece by piece of k; while a warpgroup's tensor cores work, others unpack.
-// Sums over runs, slices and k are made in the one order (common/layout.h): a run's in registers, the others in shared memory, each thread its own.
+// Each warp has a row-tile, whose weights it unpacks in registers: they are the A operand of a warpgroup's product. Activations come through a ring of
+// stages in shared memory (WideStages), from where tensor cores read them for all warps; weights through a ring of each warp's own (WeightRing), or
+// to registers where they are dense. A block does a tile of the product (WideShares) run by run of k: all that a warp must find out is found out
+// once a run, within which every place is a constant. While a warpgroup's tensor cores work, others unpack.
+// Sums over runs, slices and k are made in the one order (common/layout.h): a run's in registers, a slice's in shared memory, a tile's in memory, each
+// thread its own.
 #pragma once
 #include "common/wide_mma.cuh"
 #include "step/linear_shared.cuh"

@@ -101,7 +101,7 @@ struct WideStages {
   // Behind the unit's copies are those of the next and, mostly, weights.
   QSPEC_DEVICE void wait(const LinearSpec& spec, const XForm& x, int unit) {
     wait_async<kAhead - 1>();
-    named_barrier(kBlockBarrier, kStepThreads);  // the unit is there for all, and everybody is done with the one two before
+    named_barrier(kBlockBarrier, kStepThreads);  // the unit is there for all, and everybody is done with the one before
     const int to = (unit + kAhead) % kWideRunUnits;
     if (to == 0) advance(x);
     copy(spec, to);

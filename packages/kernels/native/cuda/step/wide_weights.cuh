@@ -97,7 +97,7 @@ struct WeightRing {
     constexpr int kPieceUnits = kPieceTiles / kWideUnitTiles;
     const int piece = unit / kPieceUnits, half = unit % kPieceUnits;
     const uint32_t slot = unit % kUnits * kUnitBytes;
-    const uint8_t *high = next.place.high + piece * WarpRuns<mode, shift>::piece_bytes(spec), *low = next.place.low + unit * kCodeBytes;
+    const uint8_t *high = next.place.high + piece * WarpRuns<mode, shift>::piece_bytes(spec), *low = kHasLow ? next.place.low + unit * kCodeBytes : nullptr;
     const int shifted = shift < 0 ? spec.half_shift : shift, groups = 2 * kWideUnitTiles >> shifted, rest = next.tiles - piece * kPieceTiles;
     const uint8_t* from = high + ((rest < kPieceTiles ? rest : kPieceTiles) * kTileBytes + to_scales);
     QSPEC_UNROLL
