@@ -16,7 +16,7 @@
 //   int8:  w & 0x0f0f0f0f is row g, (w >> 4) & 0x0f0f0f0f row g+8, bytes in the order j = 0, 2, 1, 3; two words make one k32 step.
 //          Quantised activations are stored with the middle two of every four codes swapped, to match.
 //
-// A piece is what is copied at once: 4 tiles (256 k) of one row-tile, its codes (2048 B) then its scales, [256 / group][8] words: word g holds
+// A piece is what lies together: 4 tiles (256 k) of one row-tile, its codes (2048 B) then its scales, [256 / group][8] words: word g holds
 // the bfloat16 scales of rows g (low half) and g+8 (high half). Pieces of a row-tile lie one after another, row-tiles too. The `lo` plane of a
 // nested weight has the same tiles without scales. Dense bf16: a tile is 4 sub-tiles of 16 k, one a step, 512 B each: lane's 16 bytes are
 // a0..a3; a piece is one tile. n is padded to 16 and k to 64 with zero weights (scale 0).

@@ -288,9 +288,9 @@ class PhaseBuilder {
   // Most tiles of a wide linear that several blocks share (WideShares), whatever the rows of the class: what is left when each block has as many whole
   // ones as all can have.
   int64_t wide_tiles_left(const Node& node, const LinearSpec& spec) const {
-    const int64_t items = spec.epilogue == Epilogue::kSilu ? kStepWarps / 2 : kStepWarps, groups = (spec.num_items + items - 1) / items;
-    int64_t most = 0;
-    for (int64_t passes = (sum_columns(node) + kWideRows - 1) / kWideRows; passes > 0; --passes) most = std::max(most, groups * passes % environment_.num_blocks);
+    int most = 0;
+    for (int passes = static_cast<int>((sum_columns(node) + kWideRows - 1) / kWideRows); passes > 0; --passes)
+      most = std::max(most, wide_tiles(spec.num_items, spec.epilogue == Epilogue::kSilu, passes) % environment_.num_blocks);
     return most;
   }
   static constexpr int64_t kWideJobFloats = kStepWarps * kTileN * kWideRows;

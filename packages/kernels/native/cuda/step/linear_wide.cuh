@@ -35,17 +35,17 @@ struct WideSums {
 
 // All threads, when a tile that this block has alone is done.
 QSPEC_DEVICE_CALL void store_wide_tile(int index, int tile) {
-  constexpr int kQuads = kTileN / 4, kColumns = kWideRows;
+  constexpr int kQuads = kTileN / 4;
   const Phase& phase = phase_at(index);
   const LinearSpec& spec = phase.linear;
   const WideShares& shares = wide_state().shares;
   const WideSums totals(step_params().region_at);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   const RowBlocks blocks = step_params().blocks;
-  const int first = shares.pass(tile) * kColumns, count = rows - first < kColumns ? rows - first : kColumns;
+  const int first = shares.pass(tile) * kWideRows, count = rows - first < kWideRows ? rows - first : kWideRows;
   QSPEC_NO_UNROLL
-  for (int i = thread_index(); i < shares.group_items * kColumns * kQuads; i += kStepThreads) {
-    const int within = i % kQuads * 4, row = i / kQuads % kColumns, in_group = i / (kQuads * kColumns), item = shares.first_item(tile) + in_group;
+  for (int i = thread_index(); i < shares.group_items * kWideRows * kQuads; i += kStepThreads) {
+    const int within = i % kQuads * 4, row = i / kQuads % kWideRows, in_group = i / (kQuads * kWideRows), item = shares.first_item(tile) + in_group;
     if (row >= count || item >= spec.num_items) continue;
     const float factor = shared_load_float(kFactorsAt + (first + row) * 4);
     const int warp = shares.first_warp(in_group);
@@ -68,7 +68,8 @@ struct WideLinear {
   static constexpr int n8 = kWideRowBlocks;
   static constexpr int kDenseTiles = 4;  // of dense weights in registers
   using Fragments = uint32_t[2][2][4];   // of a tile
-  using Unit = WeightChunk<mode, shift, kWideUnitTiles>;
+  using Ring = WeightRing<mode, shift>;
+  using Unit = typename Ring::Unit;
   using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
 
   const Phase& phase;
@@ -80,7 +81,7 @@ struct WideLinear {
   bool is_whole;        // the tile is this block's alone
   WideStages stages;
   Accumulator<n8> sums;  // of the run
-  WeightRing<mode, shift> ring;
+  Ring ring;
   WarpRuns<GemmMode::kDense, 0> dense;  // the run whose tiles are loaded next
   DenseTile tiles[kDenseTiles];
 
@@ -117,13 +118,16 @@ struct WideLinear {
     multiply_wide<false>(d.value, a[1], x, i * WideStages::kTileBytesOfPass + kWideHalfBytes);
   }
 
+  // A unit's weights, when its activations are there, too.
+  QSPEC_DEVICE Unit read_unit(int unit) {
+    stages.wait(spec, phase.x, unit);
+    return ring.template read<WideStages::kCopyGroups>(unit);
+  }
   // Units that are groups of 128 k. What lies behind the last tile of k is multiplied as well, and added to nothing.
   QSPEC_DEVICE void multiply_run() {
     QSPEC_UNROLL
     for (int unit = 0; unit < kWideRunUnits; ++unit) {
-      Unit weights;
-      stages.wait(spec, phase.x, unit);
-      ring.template read<WideStages::kCopyGroups>(weights, unit);
+      const Unit weights = read_unit(unit);
       const WideInput x(stages.place(unit));
       Fragments a[kWideUnitTiles];
       QSPEC_UNROLL
@@ -148,9 +152,7 @@ struct WideLinear {
     group.clear();
     QSPEC_UNROLL
     for (int unit = 0; unit < kWideRunUnits; ++unit) {
-      Unit weights;
-      stages.wait(spec, phase.x, unit);
-      ring.template read<WideStages::kCopyGroups>(weights, unit);
+      const Unit weights = read_unit(unit);
       const WideInput x(stages.place(unit));
       QSPEC_UNROLL
       for (int i = 0; i < 2 * kWideUnitTiles; ++i) {

@@ -45,11 +45,14 @@ constexpr bool is_integer(GemmMode m) { return m == GemmMode::kHiInt; }
 // unit each; every thread's sums of a slice, so many bytes eight rows (some more than they take, against bank conflicts); and, unless they are
 // dense, each warp's next units of weights.
 constexpr int kWideUnitTiles = kPieceTiles / 2, kWideRunUnits = kRunTiles / kWideUnitTiles;
-constexpr int kWideStages = kWideRunUnits;
+constexpr int kWideStages = kWideRunUnits;  // a unit's stage is its place in the run
 constexpr int kWideRows = 8 * kWideRowBlocks;
 constexpr int kWideStageBytes = kWideUnitTiles * kWideRowBlocks * kWideBlockBytes;
 constexpr int kWideSumsStride = kStepThreads * 16 + 64;
 constexpr int kWideRingAt = kWideStages * kWideStageBytes + kWideRowBlocks * kWideSumsStride;
+// Row-tiles, or pairs of them, of a tile of the product; and tiles.
+QSPEC_HOST_DEVICE constexpr int wide_group_items(bool is_pair) { return is_pair ? kStepWarps / 2 : kStepWarps; }
+QSPEC_HOST_DEVICE constexpr int wide_tiles(int num_items, bool is_pair, int passes) { return (num_items + wide_group_items(is_pair) - 1) / wide_group_items(is_pair) * passes; }
 // How many units of weights, and what each takes of a lane: its words of the codes and (of up to four groups) the scales of its rows.
 constexpr int wide_units(GemmMode mode) { return mode == GemmMode::kDense ? 0 : 2; }
 constexpr int wide_unit_scales(bool has_wide_groups) { return has_wide_groups ? 1 : 4; }

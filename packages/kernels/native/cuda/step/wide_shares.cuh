@@ -21,17 +21,16 @@ struct WideShares {
       : is_pair(spec.epilogue == Epilogue::kSilu),
         passes((rows + kWideRows - 1) / kWideRows),
         jobs((num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs),
-        group_items(is_pair ? kStepWarps / 2 : kStepWarps) {
-    tiles = (spec.num_items + group_items - 1) / group_items * passes;
-    whole = tiles - tiles % grid_blocks();
-  }
+        group_items(wide_group_items(is_pair)),
+        tiles(wide_tiles(spec.num_items, is_pair, passes)),
+        whole(tiles - tiles % grid_blocks()) {}
 
   // Jobs are those of the tiles that are left.
   QSPEC_DEVICE int first_job(int block) const { return (tiles - whole) * jobs * block / grid_blocks(); }
   QSPEC_DEVICE int block_of(int job) const { return (grid_blocks() * (job + 1) - 1) / ((tiles - whole) * jobs); }
   QSPEC_DEVICE int tile_job(int tile) const { return (tile - whole) * jobs; }
-  // One block has all of it.
-  QSPEC_DEVICE bool is_whole(int tile) const { return tile < whole || block_of(tile_job(tile)) == block_of(tile_job(tile) + jobs - 1); }
+  // One block has all of a tile that is left.
+  QSPEC_DEVICE bool is_whole(int tile) const { return block_of(tile_job(tile)) == block_of(tile_job(tile) + jobs - 1); }
   QSPEC_DEVICE int pass(int tile) const { return tile % passes; }
   QSPEC_DEVICE int first_item(int tile) const { return tile / passes * group_items; }
   // Of a group's item: the warp that has it, or its gate.

@@ -13,7 +13,6 @@ namespace qspec::cuda {
 struct WideStages {
   static constexpr int kTileBytesOfPass = kWideRowBlocks * kWideBlockBytes;
   static constexpr int kAhead = 2;  // units that are copied before they are read. Fewer than stages: a warp that is late holds nobody up
-  static_assert(kWideStages == kWideRunUnits, "a unit's stage is its place in the run");
 
   uint32_t region;
   int parity;           // of the round through the ring

@@ -70,7 +70,8 @@ struct WeightRing {
   }
   // A unit of the run. `copy_groups`: of other asynchronous copies that begin with each.
   template <int copy_groups>
-  QSPEC_DEVICE void read(Unit& to, int unit) const {
+  QSPEC_DEVICE Unit read(int unit) const {
+    Unit to;
     wait_async<kUnits - 1 + copy_groups>();
     const uint32_t slot = unit % kUnits * kUnitBytes;
     QSPEC_UNROLL
@@ -80,6 +81,7 @@ struct WeightRing {
     }
     QSPEC_UNROLL
     for (int q = 0; q < kScales; ++q) to.scales[q] = shared_load_4(scales + slot + q * kWarp * 4);
+    return to;
   }
   // When a unit has been read: one that comes later, into its slot.
   QSPEC_DEVICE void replace(const LinearSpec& spec, int unit) {
