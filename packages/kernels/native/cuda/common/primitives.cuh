@@ -170,6 +170,7 @@ QSPEC_DEVICE void sync_warp() { __syncwarp(); }
 QSPEC_DEVICE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 QSPEC_DEVICE int shuffle_xor(int v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 QSPEC_DEVICE int shuffle_from(int v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+QSPEC_DEVICE uint32_t ballot(bool v) { return __ballot_sync(0xffffffffu, v); }
 QSPEC_DEVICE float shuffle_from(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 QSPEC_DEVICE double shuffle_xor(double v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 #else
@@ -202,7 +203,13 @@ inline double shuffle_xor(double v, int mask) {
   return v;
 }
 inline int shuffle_from(int v, int lane) { return static_cast<int>(emulated_shuffle(static_cast<uint32_t>(v), lane)); }
+inline uint32_t ballot(bool v) {
+  uint32_t all = static_cast<uint32_t>(v) << lane_index();
+  for (int mask = 1; mask < kWarp; mask *= 2) all |= emulated_shuffle(all, lane_index() ^ mask);
+  return all;
+}
 #endif
+QSPEC_DEVICE bool vote_all(bool v) { return ballot(v) == 0xffffffffu; }
 
 // ---- Blocks and the grid ---------------------------------------------------------------------------------------------------------------
 
@@ -369,65 +376,103 @@ QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i =
 
 // ---- Shared memory by byte offset from its beginning: where a pointer would have lost which memory it points into -----------------------
 
+// A place in shared memory as instructions take it. Finding it from an offset takes a few of them, one of which is slow: in inner loops a place is found once
+// and added to.
+struct SharedPlace {
+  uint32_t address;
+  QSPEC_DEVICE SharedPlace operator+(uint32_t bytes) const { return {address + bytes}; }
+};
 #if defined(__CUDACC__)
 QSPEC_DEVICE uint32_t shared_address(uint32_t offset) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared_memory())) + offset; }
-QSPEC_DEVICE uint4 shared_load_16(uint32_t offset) {
+QSPEC_DEVICE SharedPlace shared_place(uint32_t offset) { return {shared_address(offset)}; }
+QSPEC_DEVICE uint4 shared_load_16(SharedPlace at) {
   uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared_address(offset)));
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at.address));
   return v;
 }
-QSPEC_DEVICE uint2 shared_load_8(uint32_t offset) {
+QSPEC_DEVICE uint2 shared_load_8(SharedPlace at) {
   uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(shared_address(offset)));
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at.address));
   return v;
 }
-QSPEC_DEVICE uint32_t shared_load_4(uint32_t offset) {
+QSPEC_DEVICE uint32_t shared_load_4(SharedPlace at) {
   uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(shared_address(offset)));
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at.address));
   return v;
 }
-QSPEC_DEVICE void shared_store_16(uint32_t offset, uint4 v) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(offset)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+QSPEC_DEVICE void shared_store_16(SharedPlace at, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at.address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
-QSPEC_DEVICE void shared_store_4(uint32_t offset, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(v) : "memory"); }
-QSPEC_DEVICE void shared_store_2(uint32_t offset, uint16_t v) { asm volatile("st.shared.u16 [%0], %1;" ::"r"(shared_address(offset)), "h"(v) : "memory"); }
-QSPEC_DEVICE void shared_store_1(uint32_t offset, uint8_t v) {
-  asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared_address(offset)), "r"(static_cast<uint32_t>(v)) : "memory");
+QSPEC_DEVICE void shared_store_4(SharedPlace at, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(at.address), "r"(v) : "memory"); }
+QSPEC_DEVICE void shared_store_2(SharedPlace at, uint16_t v) { asm volatile("st.shared.u16 [%0], %1;" ::"r"(at.address), "h"(v) : "memory"); }
+QSPEC_DEVICE void shared_store_1(SharedPlace at, uint8_t v) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(at.address), "r"(static_cast<uint32_t>(v)) : "memory");
 }
 #else
+inline SharedPlace shared_place(uint32_t offset) { return {offset}; }
 template <typename T>
-T emulated_shared_load(uint32_t offset) {
+T emulated_shared_load(SharedPlace at) {
   T v;
-  std::memcpy(&v, shared_memory() + offset, sizeof v);
+  std::memcpy(&v, shared_memory() + at.address, sizeof v);
   return v;
 }
-inline uint4 shared_load_16(uint32_t offset) { return emulated_shared_load<uint4>(offset); }
-inline uint2 shared_load_8(uint32_t offset) { return emulated_shared_load<uint2>(offset); }
-inline uint32_t shared_load_4(uint32_t offset) { return emulated_shared_load<uint32_t>(offset); }
-inline void shared_store_16(uint32_t offset, uint4 v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
-inline void shared_store_2(uint32_t offset, uint16_t v) { std::memcpy(shared_memory() + offset, &v, sizeof v); }
-inline void shared_store_1(uint32_t offset, uint8_t v) { shared_memory()[offset] = v; }
-inline void shared_store_4(uint32_t offset, uint32_t v) {
-  std::memcpy(shared_memory() + offset, &v, sizeof v);
+inline uint4 shared_load_16(SharedPlace at) { return emulated_shared_load<uint4>(at); }
+inline uint2 shared_load_8(SharedPlace at) { return emulated_shared_load<uint2>(at); }
+inline uint32_t shared_load_4(SharedPlace at) { return emulated_shared_load<uint32_t>(at); }
+inline void shared_store_16(SharedPlace at, uint4 v) { std::memcpy(shared_memory() + at.address, &v, sizeof v); }
+inline void shared_store_2(SharedPlace at, uint16_t v) { std::memcpy(shared_memory() + at.address, &v, sizeof v); }
+inline void shared_store_1(SharedPlace at, uint8_t v) { shared_memory()[at.address] = v; }
+inline void shared_store_4(SharedPlace at, uint32_t v) {
+  std::memcpy(shared_memory() + at.address, &v, sizeof v);
   emulator::progress();
 }
 #endif
+QSPEC_DEVICE uint4 shared_load_16(uint32_t offset) { return shared_load_16(shared_place(offset)); }
+QSPEC_DEVICE uint2 shared_load_8(uint32_t offset) { return shared_load_8(shared_place(offset)); }
+QSPEC_DEVICE uint32_t shared_load_4(uint32_t offset) { return shared_load_4(shared_place(offset)); }
+QSPEC_DEVICE void shared_store_16(uint32_t offset, uint4 v) { shared_store_16(shared_place(offset), v); }
+QSPEC_DEVICE void shared_store_4(uint32_t offset, uint32_t v) { shared_store_4(shared_place(offset), v); }
+QSPEC_DEVICE void shared_store_2(uint32_t offset, uint16_t v) { shared_store_2(shared_place(offset), v); }
+QSPEC_DEVICE void shared_store_1(uint32_t offset, uint8_t v) { shared_store_1(shared_place(offset), v); }
 template <typename T>
 QSPEC_DEVICE T& shared_at(uint32_t offset) {
   return *reinterpret_cast<T*>(shared_memory() + offset);
 }
-QSPEC_DEVICE float shared_load_float(uint32_t offset) { return float_of_bits(shared_load_4(offset)); }
-QSPEC_DEVICE void shared_store_float(uint32_t offset, float v) { shared_store_4(offset, bits_of_float(v)); }
+template <typename Place>
+QSPEC_DEVICE float shared_load_float(Place at) {
+  return float_of_bits(shared_load_4(at));
+}
+template <typename Place>
+QSPEC_DEVICE void shared_store_float(Place at, float v) {
+  shared_store_4(at, bits_of_float(v));
+}
 
 // 16 bytes (past L1) or 4, global to shared, asynchronous in groups (sm_80).
 template <int bytes>
-QSPEC_DEVICE void copy_async(uint32_t shared, const void* global) {
+QSPEC_DEVICE void copy_async(SharedPlace shared, const void* global) {
   static_assert(bytes == 16 || bytes == 4, "what the instruction copies");
 #if defined(__CUDACC__)
-  if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
-  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+  if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared.address), "l"(global) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared.address), "l"(global) : "memory");
 #else
-  emulator::copy_async(shared_memory() + shared, global, bytes);
+  emulator::copy_async(shared_memory() + shared.address, global, bytes);
+#endif
+}
+template <int bytes>
+QSPEC_DEVICE void copy_async(uint32_t shared, const void* global) {
+  copy_async<bytes>(shared_place(shared), global);
+}
+// The same; zeros, and nothing is read, where it isn't there.
+template <int bytes>
+QSPEC_DEVICE void copy_async_or_zero(SharedPlace shared, const void* global, bool is_there) {
+  static_assert(bytes == 16 || bytes == 4, "what the instruction copies");
+#if defined(__CUDACC__)
+  const int size = is_there ? bytes : 0;
+  if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared.address), "l"(global), "r"(size) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared.address), "l"(global), "r"(size) : "memory");
+#else
+  static const uint8_t zeros[16] = {};
+  emulator::copy_async(shared_memory() + shared.address, is_there ? global : zeros, bytes);
 #endif
 }
 QSPEC_DEVICE void commit_async() {
@@ -546,27 +591,42 @@ QSPEC_DEVICE void mma_u8s8_new(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
   mma_u8s8(d, a, b0, b1);
 }
 // Four 8x8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8. Lane (g, t) gets row g, columns 2t, 2t+1 of each.
-QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], uint32_t row) {
+QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], SharedPlace row) {
 #if defined(__CUDACC__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row.address)
                : "memory");
 #else
-  LdmatrixLane lane{shared_memory() + row, r};
+  LdmatrixLane lane{shared_memory() + row.address, r};
   emulator::collective(&lane, combine_ldmatrix<false, 4>, "load_matrix_x4");
 #endif
 }
+QSPEC_DEVICE void load_matrix_x4(uint32_t (&r)[4], uint32_t row) { load_matrix_x4(r, shared_place(row)); }
 // The same, each transposed: lane (g, t) gets rows 2t, 2t+1 of column g.
-QSPEC_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t row) {
+QSPEC_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], SharedPlace row) {
 #if defined(__CUDACC__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row.address)
                : "memory");
 #else
-  LdmatrixLane lane{shared_memory() + row, r};
+  LdmatrixLane lane{shared_memory() + row.address, r};
   emulator::collective(&lane, combine_ldmatrix<true, 4>, "load_matrix_x4_transposed");
+#endif
+}
+QSPEC_DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t row) { load_matrix_x4_transposed(r, shared_place(row)); }
+
+// An 8x8 matrix of 16-bit elements, transposed: lane (g, t) gives row g, columns 2t, 2t+1, and gets rows 2t, 2t+1 of column g.
+QSPEC_DEVICE uint32_t transpose_matrix(uint32_t pair) {
+#if defined(__CUDACC__)
+  uint32_t out;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+  return out;
+#else
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  const uint32_t first = emulated_shuffle(pair, 2 * t * 4 + g / 2), second = emulated_shuffle(pair, (2 * t + 1) * 4 + g / 2);
+  return g & 1 ? first >> 16 | (second & 0xffff0000u) : (first & 0xffffu) | second << 16;
 #endif
 }
 

@@ -7,10 +7,27 @@ namespace qspec::cuda {
 
 namespace {
 
-// In units of a split's time, fitted to steps of an 8B shape on an H100 (batch 1 to 64, 1k to 32k positions):
-constexpr double kItemOverhead = 2.05;  // queries, handing in results, folding them: of one row,
-constexpr double kRowOverhead = 0.8;    // and of each further one
-constexpr double kSaving = 0.1;         // each chunk of a longer item, whose sums wait in the workspace
+// Microseconds, fitted to one layer of an 8B shape on an H200. The more warps a multiprocessor has at work, the longer each takes.
+constexpr double kSplitTime = 2.6, kCodesTime = 3.9;  // of a split in one warp,
+constexpr double kOfEachWarp = 0.22;                  // and for each warp that works,
+constexpr double kColumnsTime = 4;                    // and if several use the same tiles
+constexpr double kItemTime = 6;                       // queries, folding and handing in results,
+constexpr double kItemOfEachWarp = 0.3;
+constexpr double kUnitTime = 1.3;                     // a further segment of an item
+constexpr double kFoldTime = 1.5;                     // of what items handed in,
+constexpr double kFoldTurnTime = 1;                   // for up to eight results of each thread's outputs
+constexpr double kBytesTime = 1.0 / 30000;            // a byte of the cache, on one multiprocessor
+constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with the shortest rings and with longer ones: the rest is L1
+
+// So many teams with rings as long as there is room for; none where there isn't.
+TeamShare share_of(const AttentionGeometry& geometry, bool by_splits, int team_warps, int num_teams) {
+  for (const int ring : kRingPairs) {
+    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes, by_splits, team_warps, ring);
+    const size_t most = std::min(geometry.room, ring == kRingPairs[2] ? kMostTeamBytes : kMostRingBytes);
+    if (static_cast<size_t>(num_teams) * bytes <= most) return {by_splits, team_warps, num_teams, ring, bytes};
+  }
+  return {by_splits, team_warps, 0, 0, 0};
+}
 
 // What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
 enum class Share { kSplit, kChunk, kSegment, kRows };
@@ -48,23 +65,38 @@ class Planner {
                                                static_cast<int>(out_->folds.size()) <= geometry_.max_folds));
   }
 
-  // In units of a split: for the group that has most to do; and half of that for all work together: groups share a multiprocessor, so plans that do more in
-  // as many turns take longer.
-  struct Cost {
-    double longest_group, shared;
-  };
-  Cost cost() const {
-    const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads, waves = (items + geometry_.num_groups - 1) / geometry_.num_groups;
-    const double turns = static_cast<double>(waves), of_all = std::max(static_cast<double>(items) / geometry_.num_groups, 0.5), of_item = item_cost();
-    return {turns * of_item, (turns + of_all) / 2 * of_item};
+  // Microseconds, of the team that has most to do, with the number of teams that is best.
+  double cost(bool by_splits, int team_warps) {
+    const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads;
+    const int64_t most = std::min<int64_t>(kStepWarps / team_warps, (items + geometry_.num_blocks - 1) / geometry_.num_blocks);
+    double least = std::numeric_limits<double>::infinity();
+    for (int num_teams = 1; num_teams <= std::max<int64_t>(most, 1); ++num_teams) {
+      const TeamShare share = share_of(geometry_, by_splits, team_warps, num_teams);
+      if (share.num_teams == 0) break;
+      const double time = cost(share, items);
+      if (time < least) least = time, out_->share = share;
+    }
+    return least;
   }
 
  private:
-  double item_cost() const {
-    int longest = 1, most_rows = 1;
-    for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin), most_rows = std::max(most_rows, item.num_rows);
-    const double saving = longest > kChunkSplits ? kSaving * longest / kChunkSplits : 0;
-    return longest + kItemOverhead + kRowOverhead * (most_rows - 1) + saving;
+  double cost(const TeamShare& share, int64_t items) const {
+    const int64_t teams = int64_t{geometry_.num_blocks} * share.num_teams, turns = (items + teams - 1) / teams;
+    int longest = 1;
+    for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
+    const int segments = (longest + kSegmentSplits - 1) / kSegmentSplits;
+    const int of_warp = !share.by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
+    const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
+    const double readers = at_once * (share.by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
+    const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes ? 1 : 2);
+    const double split = std::max((geometry_.has_codes ? kCodesTime : kSplitTime) + kOfEachWarp * warps + (share.by_splits ? 0 : kColumnsTime), readers * split_bytes * kBytesTime);
+    return static_cast<double>(turns) * (kItemTime + kItemOfEachWarp * warps + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
+  }
+  double fold_cost(const TeamShare& share) const {
+    if (share_ == Share::kRows) return 0;
+    const int threads = share.team_warps * 32, outputs = block_rows_ * geometry_.num_heads / geometry_.num_kv_heads * geometry_.head_dim / 4;
+    const int of_segment = std::min(num_splits_, kSegmentSplits), results = share_ == Share::kSplit ? of_segment : share_ == Share::kChunk ? (of_segment + kChunkSplits - 1) / kChunkSplits : (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
+    return kFoldTime + kFoldTurnTime * ((outputs + threads - 1) / threads) * ((results + 7) / 8);
   }
 
   void add_rows(int sequence, int begin, int end, int group) {
@@ -132,26 +164,21 @@ class Planner {
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
                     AttentionPlan* out) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   int longest = 1;
   for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin);
-  // Many rows share what they read; few are sooner done, where there are warps enough.
-  const int most = std::max(kQueryColumns / (geometry.num_heads / geometry.num_kv_heads), 1);
-  double least_of_all = kInfinity;
-  for (int rows = std::min(most, longest);; rows = (rows + 1) / 2) {
-    Planner::Cost least{kInfinity, kInfinity};
-    AttentionPlan best;
+  const int heads = geometry.num_heads / geometry.num_kv_heads;
+  double least = std::numeric_limits<double>::infinity();
+  // Few rows an item, whose splits a team's warps share; or many, which they share and read the cache once for.
+  for (const bool by_splits : {true, false}) {
+    const int most = (by_splits ? kWarpColumns : kQueryColumns) / heads, rows = std::min(most, longest), team_warps = by_splits ? kMaxTeamWarps : (rows * heads + kWarpColumns - 1) / kWarpColumns;
+    if (most == 0) continue;
     for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
       AttentionPlan plan;
       Planner planner(sequences, positions, geometry, writes_first, share, rows);
       if (!planner.run(&plan)) continue;
-      const Planner::Cost cost = planner.cost();
-      if (cost.longest_group >= least.longest_group) continue;
-      least = cost;
-      best = std::move(plan);
+      const double cost = planner.cost(by_splits, team_warps);
+      if (cost < least) least = cost, *out = std::move(plan);
     }
-    if (least.shared < least_of_all) least_of_all = least.shared, *out = std::move(best);
-    if (rows == 1) break;
   }
   return !out->items.empty() || sequences.empty();
 }

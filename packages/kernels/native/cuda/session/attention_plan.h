@@ -1,4 +1,4 @@
-// How attention over the rows of one launch is shared out: items for groups of warps, and which of their results are folded together.
+// How attention over the rows of one launch is shared out: items for teams of warps, and which of their results are folded together.
 #pragma once
 #include <vector>
 
@@ -14,8 +14,10 @@ struct SequenceRows {
 };
 
 struct AttentionGeometry {
-  int num_heads, num_kv_heads;
-  int num_groups;        // of warps, over the grid, that take items in turn
+  int num_heads, num_kv_heads, head_dim;
+  bool has_codes;        // the cache
+  int num_blocks;        // of the grid
+  size_t room;           // shared memory of a block for its teams
   int result_slots;      // StepWorkspace: results of items that fit
   int segment_slots;
   int max_folds;
@@ -25,6 +27,7 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionFold> folds;
   int result_stride = 0, segment_stride = 0;
+  TeamShare share{1, kMaxTeamWarps, 0, kRingPairs[2], 0};
 };
 
 // `positions` of all rows; `writes_first`: see StepBatch. False when the results don't fit the workspace.

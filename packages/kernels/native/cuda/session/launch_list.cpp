@@ -44,8 +44,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   std::vector<int32_t> logit_rows(begin, end);
   for (int32_t& row : logit_rows) row -= first;
   launch.row_class = row_class_of(count);
-  const int64_t items = static_cast<int64_t>(attention.items.size()) * geometry_.num_kv_heads, blocks = geometry_.num_groups / kAttentionGroups;
-  launch.attention_groups = static_cast<int>(std::clamp<int64_t>((items + blocks - 1) / blocks, 1, kAttentionGroups));
+  launch.attention = attention.share;
 
   StepBatch b{};
   b.rows = count, b.logit_rows = launch.num_logit_rows, b.writes_first = writes_first;

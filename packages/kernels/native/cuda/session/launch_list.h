@@ -25,7 +25,7 @@ struct PassRows {
 struct Launch {
   bool is_draft = false;
   int row_class = 0;
-  int attention_groups = 1;  // of warps a block, that have something to do
+  TeamShare attention{};
   int slot = 0;                        // of its structs in the arena's fixed part
   int first_logit_row = 0, num_logit_rows = 0;
   bool is_sampled = false, has_general = false;

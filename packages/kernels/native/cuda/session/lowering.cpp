@@ -336,7 +336,7 @@ class Lowerer {
     const int group = op.num_heads / op.num_kv_heads;
     if (op.head_dim != 32 && op.head_dim != 64 && op.head_dim != 96 && op.head_dim != 128)
       return unsupported("`headDim` to be 32, 64, 96 or 128 but received " + std::to_string(op.head_dim));
-    if (group > kQueryColumns) return unsupported("at most 16 query heads a KV head but received " + std::to_string(group));
+    if (group > kQueryColumns) return unsupported("at most 32 query heads a KV head but received " + std::to_string(group));
     if (last_rope_ == nullptr || last_rope_->input != op.input || last_rope_->layer != op.layer)
       return unsupported("a ropeKvWrite of the same layer before attention");
     if (out_.num_heads != 0 && (out_.num_heads != op.num_heads || out_.num_kv_heads != op.num_kv_heads || out_.head_dim != op.head_dim))

@@ -109,7 +109,8 @@ class PhaseBuilder {
     class_ = kRowClasses[row_class];
     blocks_ = blocks_of(class_);
     demand_ = {};
-    if (program_.head_dim != 0) demand_.attention_bytes = attention_tile_bytes(program_.head_dim, environment_.kv->shape().format != KvFormat::kBf16);
+    const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
+    if (program_.head_dim != 0) demand_.attention_bytes = team_bytes(program_.head_dim, has_codes, false, kMaxTeamWarps, kRingPairs[2]);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     for (size_t i = 0; i < program_.nodes.size(); ++i) {
       if (is_left_out(i)) continue;
@@ -375,7 +376,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size());
   params->blocks = blocks_of(kRowClasses[row_class]);
-  params->region_at = c.config.region_at, params->region_end = static_cast<int>(c.config.linear_end), params->attention_groups = c.config.attention_groups;
+  params->region_at = c.config.region_at, params->region_end = static_cast<int>(c.config.linear_end);
 }
 
 }  // namespace qspec::cuda

@@ -55,6 +55,12 @@ class StepPlan {
   const float* logits() const { return logits_; }
   // Of one launch: fewer where a multiprocessor's shared memory is short.
   int max_rows() const { return kRowClasses[num_classes_ - 1].max_rows; }
+  // Shared memory that attention's teams may have in every class.
+  size_t attention_room() const {
+    size_t room = classes_[0].config.room;
+    for (int c = 1; c < num_classes_; ++c) room = std::min(room, classes_[c].config.room);
+    return room;
+  }
   const StepConfig& config(int row_class) const { return classes_[row_class].config; }
   const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy, for profiles
   // Fills everything of StepParams but the batch and the workspace.

@@ -12,16 +12,31 @@ struct HeadValues {
 };
 QSPEC_DEVICE bool has_head_values(int head_dim) { return 4 * lane_index() < head_dim; }
 
-// Head `head` (of q, k and v in this order) of a row, normed and rotated. `norm`: weights or nullptr.
-QSPEC_DEVICE HeadValues load_head(const AttentionSpec& spec, int row, int head, const float* norm, bool has_rope) {
+// What a head is made of, as it is loaded: several may be on their way together.
+struct HeadSource {
+  HeadValues values;
+  float4 turn;  // cos, sin of both elements
+};
+// Head `head` (of q, k and v in this order) of a row.
+QSPEC_DEVICE HeadSource load_head_source(const AttentionSpec& spec, int row, int head, bool has_rope) {
   const int lane = lane_index(), half = spec.head_dim / 2;
   const float* values = spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim + 2 * lane;
-  HeadValues v{{0, 0}, {0, 0}};
-  float4 turn{1, 0, 1, 0};
+  HeadSource source{{{0, 0}, {0, 0}}, {1, 0, 1, 0}};
   if (has_head_values(spec.head_dim)) {
-    v = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
-    if (has_rope) turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
+    source.values = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
+    if (has_rope) source.turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
   }
+  return source;
+}
+QSPEC_DEVICE HeadSource load_query_source(const AttentionSpec& spec, int row, int head) { return load_head_source(spec, row, head, true); }
+QSPEC_DEVICE HeadSource load_kv_source(const AttentionSpec& spec, int row, int kv_head, bool is_v) {
+  return load_head_source(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, !is_v);
+}
+// Normed and rotated. `norm`: weights or nullptr.
+QSPEC_DEVICE HeadValues make_head(const AttentionSpec& spec, const HeadSource& source, const float* norm) {
+  const int lane = lane_index(), half = spec.head_dim / 2;
+  HeadValues v = source.values;
+  const float4& turn = source.turn;
   if (norm) {
     const float squares = fmaf(v.high.y, v.high.y, fmaf(v.high.x, v.high.x, fmaf(v.low.y, v.low.y, v.low.x * v.low.x)));
     const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(spec.head_dim) + spec.eps);
@@ -46,16 +61,14 @@ QSPEC_DEVICE CodePair split_codes(int a, int b) {
 // Where a row's K or V goes besides the cache: its row of the tile that is about to be used, or nowhere.
 struct TilePlace {
   bool is_there = false;
-  int position = 0;             // of the tile
-  uint32_t row = 0, scale = 0;
-  QSPEC_DEVICE uint32_t byte(int offset) const { return row + swizzled(position, offset / 16) * 16 + offset % 16; }
+  SharedPlace row{}, scale{};
+  QSPEC_DEVICE SharedPlace byte(int offset) const { return row + offset; }
 };
 
-// K (`is_v`: V) head `kv_head` of `row` into slot `slot` of the cache, and to `place`. A warp.
-QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, int row, int64_t slot, int kv_head, bool is_v, const TilePlace& place) {
+// A head of K (`is_v`: V) into vector `vector` of the cache, and to `place`. A warp.
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const HeadSource& source, int64_t vector, bool is_v, const TilePlace& place) {
   const int lane = lane_index(), dim = spec.head_dim;
-  const HeadValues v = load_head(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, is_v ? nullptr : spec.k_norm, !is_v);
-  const int64_t vector = slot * spec.num_kv_heads + kv_head;
+  const HeadValues v = make_head(spec, source, is_v ? nullptr : spec.k_norm);
   uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
   if (spec.cache.format == KvFormat::kBf16) {
     if (!has_head_values(dim)) return;
@@ -97,7 +110,8 @@ QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& 
   const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
   for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
     const int row = i / (2 * spec.num_kv_heads);
-    store_kv_head(spec, row, load_constant(batch.slots + row), i / 2 % spec.num_kv_heads, i & 1, {});
+    const int kv_head = i / 2 % spec.num_kv_heads;
+    store_kv_head(spec, load_kv_source(spec, row, kv_head, i & 1), cache_place(load_constant(batch.slots + row), kv_head, spec.num_kv_heads, batch.page_shift), i & 1, {});
   }
 }
 

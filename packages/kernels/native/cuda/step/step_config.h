@@ -30,17 +30,17 @@ constexpr size_t kSlabBytes = 32 << 10;
 
 struct StepConfig {
   int region_at = 0;
-  size_t linear_end = 0, attention_bytes = 0;  // behind the slabs; of one group's tiles
-  int attention_groups = 0;                    // that fit
+  size_t linear_end = 0;  // behind the slabs
+  size_t room = 0;        // for attention's teams
 
-  // With so many groups in attention. What a launch doesn't take is L1, through which the weights come.
-  size_t shared_bytes(int groups) const { return std::max<size_t>(region_at + groups * attention_bytes, linear_end); }
+  // What a launch doesn't take is L1, through which the weights come.
+  size_t shared_bytes(const TeamShare& share) const { return std::max<size_t>(region_at + static_cast<size_t>(share.num_teams) * share.team_bytes, linear_end); }
 };
 
 // What a program asks of it.
 struct StepDemand {
   int x_bytes = 0;          // largest share of activations
-  int attention_bytes = 0;  // of a group's tiles
+  int attention_bytes = 0;  // of the largest team with the shortest ring
   int unit_runs = 1;        // most runs of a unit
 };
 
@@ -57,10 +57,8 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
     const int fit = static_cast<int>((available - slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 == 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
     num_slabs = std::min(std::max(wanted, demand.unit_runs), fit);
   }
-  config.attention_groups = kAttentionGroups;
-  while (config.attention_groups > 1 && config.region_at + static_cast<size_t>(config.attention_groups) * demand.attention_bytes > available) --config.attention_groups;
-  config.linear_end = slabs_at + num_slabs * slab, config.attention_bytes = demand.attention_bytes;
-  if (config.shared_bytes(config.attention_groups) > available) return false;
+  config.linear_end = slabs_at + num_slabs * slab, config.room = available - config.region_at;
+  if (config.linear_end > available || config.room < static_cast<size_t>(demand.attention_bytes)) return false;
   *out = config;
   return true;
 }

@@ -56,7 +56,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(index);
       break;
-    case PhaseKind::kAttention: run_attention<n8, false>(params, index); break;
+    case PhaseKind::kAttention: run_attention<false>(params, index); break;
   }
 }
 
@@ -71,7 +71,7 @@ QSPEC_DEVICE void begin_attention(const StepParams& params, int index, bool writ
     if (thread_index() == 0) arrive_at_barrier(), wait_at_barrier();
     named_barrier(kBlockBarrier, threads);
   }
-  run_attention<n8, true>(params, index);
+  run_attention<true>(params, index);
 }
 
 // What the warps must know of the weights: the block's share of every shape, where every linear's begins.
@@ -96,7 +96,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   commit_async();
   load_streams<n8>(params, thread);
   const StepBatch& batch = step_batch();
-  if (batch.num_items > 0) start_attention(batch, params.attention_groups, thread, threads);
+  if (batch.num_items > 0) start_attention(batch, params.attention, thread, threads);
   if (thread == 0) begin_barrier(params.workspace.barrier);
   if constexpr (n8 >= kWideRowBlocks) {
     if (thread == 0) WideStages::begin_launch();

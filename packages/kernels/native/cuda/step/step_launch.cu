@@ -1,13 +1,11 @@
 #include "step/step_launch.h"
 
-#include "step/attention.cuh"
 #include "step/step_kernels.h"
+#include "step/step_shared.cuh"
 
 namespace qspec::cuda {
 
 size_t step_fixed_bytes(int num_linears, int num_shapes) { return step_fixed(num_linears, num_shapes); }
-
-int attention_tile_bytes(int head_dim, bool has_codes) { return attention_shared_bytes(head_dim, has_codes); }
 
 Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
   switch (kRowClasses[row_class].n8) {

@@ -5,9 +5,8 @@
 
 namespace qspec::cuda {
 
-// Shared memory: before the region; of attention's tiles.
+// Shared memory before the region.
 size_t step_fixed_bytes(int num_linears, int num_shapes);
-int attention_tile_bytes(int head_dim, bool has_codes);
 
 // One forward pass over the rows of `params.batch`, which are of class `row_class`. `num_blocks`: at most one a multiprocessor.
 Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);

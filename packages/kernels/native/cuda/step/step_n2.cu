@@ -5,7 +5,7 @@
 namespace qspec::cuda {
 
 Status launch_step_n2(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
-  return launch(step_kernel<2>, {num_blocks, step_threads<2>(), config.shared_bytes(params.attention_groups), true}, stream, "step kernel", params);
+  return launch(step_kernel<2>, {num_blocks, step_threads<2>(), config.shared_bytes(params.attention), true}, stream, "step kernel", params);
 }
 
 }  // namespace qspec::cuda

@@ -16,9 +16,11 @@ constexpr int kSplitPositions = 64;  // attention is summed over splits of this 
 constexpr int kChunkSplits = 4;      // chunks of a segment in order,
 constexpr int kSegmentSplits = 16;   // segments in order; however many of them one item takes
 constexpr int kResultTail = 4;       // floats behind a result's outputs: maximum, weight, two unused
-constexpr int kAttentionGroups = 3;  // of a block's warps: each takes splits of its own
-constexpr int kGroupWarps = 4, kGroupThreads = 32 * kGroupWarps;
-constexpr int kStateWords = 4 + 4 * (128 / 8 / kGroupWarps);  // a thread's share of 16 columns' maxima, weights and outputs
+constexpr int kTilePositions = 16, kSplitTiles = kSplitPositions / kTilePositions, kSplitPairs = kSplitTiles / 2;  // pairs of tiles are copied together
+constexpr int kWarpColumns = 8;      // query columns, (row, head) pairs, of a warp
+constexpr int kMaxTeamWarps = 4;     // that take items of attention together
+constexpr int kQueryColumns = kMaxTeamWarps * kWarpColumns;
+constexpr int kStateWords = 4 + 4 * (128 / 16);  // a lane's share of a warp's columns' maxima, weights and outputs
 constexpr int kMaxStepRows = 256;  // of a launch; without trees
 constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
 constexpr int kMaxLogitRows = 64;
@@ -27,7 +29,6 @@ constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
-constexpr int kQueryColumns = 16;    // (row, head) pairs that one attention item takes
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
 constexpr int kStampSteps = 8;       // of a phase: its own; kStampSteps - 3: this warp is done, - 2: the block is done, - 1: everybody is done
 constexpr int stamps_stride(int num_phases) { return 1 + num_phases * kStampSteps; }
@@ -62,7 +63,7 @@ constexpr int wide_unit_bytes(GemmMode mode, bool has_wide_groups) {
 constexpr int wide_bytes(GemmMode mode, bool has_wide_groups) { return kWideRingAt + kStepWarps * wide_units(mode) * wide_unit_bytes(mode, has_wide_groups); }
 
 // Of StepWorkspace::block_scratch, a block's.
-constexpr int kBlockScratchFloats = std::max(kAttentionGroups * 2 * kStateWords * kGroupThreads, kWideRowBlocks * kStepThreads * 4);
+constexpr int kBlockScratchFloats = std::max(kStepWarps * 2 * kStateWords * 32, kWideRowBlocks * kStepThreads * 4);
 
 // Float32 rows and what is done to each before it is stored: norm or SiLU·mul, rotation, rounding or quantisation.
 struct RowsSpec {
@@ -110,13 +111,17 @@ struct LinearSpec {
   float* next_squares;
 };
 
-// One layer of the cache on the device. Slot s is row s of [num_slots, num_kv_heads, head_dim].
+// One layer of the cache on the device: [pages, num_kv_heads, page_size, head_dim], so that neighbouring positions of a head are neighbours in memory.
 struct DeviceKvLayer {
   KvFormat format;  // kBf16, kInt8 or kInt8Nested
   uint8_t *k, *v;   // bf16, int8, or the plane of high nibbles (head_dim / 2 bytes)
   uint8_t *k_low, *v_low;        // the plane of low nibbles
-  float *k_scales, *v_scales;    // [num_slots, num_kv_heads]
+  float *k_scales, *v_scales;    // [pages, num_kv_heads, page_size]
 };
+// Which of the vectors of head_dim a slot's is.
+QSPEC_HOST_DEVICE constexpr int32_t cache_place(int32_t slot, int kv_head, int num_kv_heads, int page_shift) {
+  return ((slot >> page_shift) * num_kv_heads + kv_head) << page_shift | (slot & ((1 << page_shift) - 1));
+}
 
 struct AttentionSpec {
   DeviceKvLayer cache;
@@ -183,6 +188,27 @@ struct alignas(16) AttentionFold {
   int32_t reserved[3];
 };
 
+// How a block's warps share out attention: teams of so many warps, which take a unit's splits (four warps, up to eight query columns, a ring of tiles each)
+// or columns (one ring). Of a ring's pairs of tiles one is being used, the others are on their way.
+struct TeamShare {
+  int32_t by_splits;
+  int32_t team_warps, num_teams;
+  int32_t ring_pairs;  // one of kRingPairs
+  int32_t team_bytes;  // of shared memory
+};
+constexpr int kRingPairs[] = {5, 3, 2};  // the first: a split, and the pair that is being used
+// A tile's rows are 16 bytes longer than what they hold, so that the same 16 bytes of eight rows lie in different banks; behind them lie their scales (codes).
+QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { return head_dim * (has_codes ? 1 : 2) + 16; }
+QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
+QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
+// Of shared memory: rings, bfloat16 queries of two items, and a word a warp.
+QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, bool by_splits, int team_warps, int ring_pairs) {
+  return (by_splits ? team_warps : 1) * ring_pairs * 2 * tile_bytes(head_dim, has_codes) + 2 * (by_splits ? 1 : team_warps) * kWarpColumns * query_row_bytes(head_dim) + 16;
+}
+// A team that takes splits takes a chunk's, or, of a longer item, a segment's chunks. A warp's first split, which may lie past the item's end:
+QSPEC_HOST_DEVICE constexpr bool is_long_item(int begin, int end) { return end - begin > kChunkSplits; }
+QSPEC_HOST_DEVICE constexpr int first_member_split(int begin, int end, int member) { return begin + member * (is_long_item(begin, end) ? kChunkSplits : 1); }
+
 // The rows of one launch; arrays lie in device memory. See BatchRows in qspec/params.h.
 struct alignas(8) StepBatch {
   int32_t rows, logit_rows;
@@ -212,7 +238,7 @@ struct StepWorkspace {
   int32_t* counters;            // [items of the widest linear]
   float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]
-  float* block_scratch;         // attention: saved states [block][group][2][kStateWords][kGroupThreads]; wide linears: totals [block][row block][thread][4]
+  float* block_scratch;         // attention: saved states [block][warp][2][kStateWords][lane]; wide linears: totals [block][row block][thread][4]
   int32_t* fold_counters;       // [folds · num_kv_heads], then [groups · num_kv_heads]
   int32_t max_folds;
 };
@@ -228,7 +254,7 @@ struct StepParams {
   int num_linears;
   RowBlocks blocks;             // how x-forms in memory are laid out
   int region_at, region_end;    // in shared memory: what a phase works on: activations, and behind them slabs as long as there is room
-  int attention_groups;         // that work: fewer than kAttentionGroups where shared memory is short
+  TeamShare attention;
   unsigned long long* stamps;   // [blocks][stamps_stride] a block's clock: at the start, then [phase][kStampSteps]; or nullptr
   int stamps_stride;
 };

@@ -12,7 +12,7 @@ namespace qspec::cuda {
 
 constexpr int kMaxWaveUnits = 64;
 constexpr int kWideStateBytes = 96;
-constexpr int kBlockBarrier = 0, kGroupBarrier = 1;  // kGroupBarrier + group of warps
+constexpr int kBlockBarrier = 0, kTeamBarrier = 1;  // kTeamBarrier + team
 
 template <int n8>
 constexpr int step_warps() {
@@ -23,13 +23,13 @@ constexpr int step_threads() {
   return step_warps<n8>() * kWarp;
 }
 
-// What attention needs of the batch in every layer: each group's first item, its fold, the slots of its first split; and the rows.
+// What attention needs of the batch in every layer: each team's first item, its fold, the slots of its first split; and the rows.
 constexpr int32_t kAbsent = -1;       // slot of a position beyond the item's last
-constexpr int32_t kWrittenHere = -2;  // of a position that this launch adds: not to be copied from the cache
+constexpr int32_t kWrittenHere = -2;  // of a position that this launch adds and that isn't in the cache yet
 struct AttentionStart {
-  AttentionItem items[kAttentionGroups];
-  AttentionFold folds[kAttentionGroups];
-  int32_t slots[kAttentionGroups][kSplitPositions];
+  AttentionItem items[kStepWarps];
+  AttentionFold folds[kStepWarps];
+  int32_t slots[kStepWarps][kSplitPositions];  // of each warp's first split
   int32_t positions[kMaxStepRows];
   int32_t slots_of_rows[kMaxStepRows];
 };
@@ -77,8 +77,9 @@ constexpr uint32_t kParamsAt = after(kBatchAt, sizeof(StepBatch));              
 constexpr uint32_t kBarrierAt = after(kParamsAt, sizeof(StepParams));            // GridBarrier
 constexpr uint32_t kStartAt = after(kBarrierAt, 16);              // AttentionStart
 constexpr uint32_t kCompleteAt = after(kStartAt, sizeof(AttentionStart));        // int [kMaxWaveUnits]: all parts of k of a unit are there
-constexpr uint32_t kFlagAt = after(kCompleteAt, kMaxWaveUnits * 4);           // int [groups]: attention's answer to all threads of a group
-constexpr uint32_t kFactorsAt = after(kFlagAt, kAttentionGroups * 4);                            // float [rows] 1 / rms of a copied input's rows
+constexpr uint32_t kFlagAt = after(kCompleteAt, kMaxWaveUnits * 4);           // int [teams]: attention's answer to all threads of a team
+constexpr uint32_t kTeamItemsAt = after(kFlagAt, kStepWarps * 4);              // AttentionItem [teams][2] the present one and the next
+constexpr uint32_t kFactorsAt = after(kTeamItemsAt, kStepWarps * 2 * sizeof(AttentionItem));                            // float [rows] 1 / rms of a copied input's rows
 constexpr uint32_t kOwnFactorsAt = after(kFactorsAt, kMaxStepRows * 4);          // float [warps][rows] the same of rows that this block makes
 constexpr uint32_t kSquaresAt = after(kOwnFactorsAt, kStepWarps * kPrologueRows * 4);  // float [rows][runs] of rows that this block makes
 constexpr uint32_t kLargestAt = after(kSquaresAt, kPrologueRows * kMaxRowRuns * 4);  // the same
@@ -119,10 +120,9 @@ QSPEC_DEVICE T load_struct(const T* from) {
   return value;
 }
 
-// Slot of a position that an item attends to, kAbsent or kWrittenHere.
+// Slot of a position that an item attends to, or kAbsent.
 QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionItem& item, int position) {
   if (position > item.last_position) return kAbsent;
-  if (position >= item.first_new) return kWrittenHere;
   if (item.is_tail) {
     const int start = load_constant(batch.ancestor_starts + item.row_begin);
     if (position >= start) return load_constant(batch.ancestor_slots + static_cast<int64_t>(item.row_begin) * batch.max_ancestors + position - start);
@@ -131,23 +131,24 @@ QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionIte
   return load_constant(batch.page_ids + item.page_begin + page) << batch.page_shift | (position - (page << batch.page_shift));
 }
 
-// Groups take items in turn: first the first groups of all blocks.
-QSPEC_DEVICE int first_item(int group) { return group * grid_blocks() + block_index(); }
+// Teams take items in turn: first the first teams of all blocks.
+QSPEC_DEVICE int first_item(int team) { return team * grid_blocks() + block_index(); }
 
 // At the launch's beginning, all threads, after the batch: the same for every layer.
-QSPEC_DEVICE void start_attention(const StepBatch& batch, int num_groups, int thread, int num_threads) {
+QSPEC_DEVICE void start_attention(const StepBatch& batch, const TeamShare& share, int thread, int num_threads) {
   AttentionStart& start = attention_start();
   for (int i = thread; i < batch.rows; i += num_threads) {
     start.positions[i] = load_constant(batch.positions + i);
     start.slots_of_rows[i] = load_constant(batch.slots + i);
   }
   QSPEC_NO_UNROLL
-  for (int group = thread / kSplitPositions; group < num_groups; group += num_threads / kSplitPositions) {
-    const int first = first_item(group), i = thread % kSplitPositions;
+  for (int warp = thread / kSplitPositions; warp < share.num_teams * share.team_warps; warp += num_threads / kSplitPositions) {
+    const int team = warp / share.team_warps, member = warp - team * share.team_warps, first = first_item(team), i = thread % kSplitPositions;
     if (first >= batch.num_items * batch.num_kv_heads) continue;
     const AttentionItem item = load_struct(batch.items + first / batch.num_kv_heads);
-    if (i == 0) start.items[group] = item, start.folds[group] = load_struct(batch.folds + item.fold);
-    start.slots[group][i] = slot_of_position(batch, item, item.split_begin * kSplitPositions + i);
+    if (i == 0 && member == 0) start.items[team] = item, start.folds[team] = load_struct(batch.folds + item.fold);
+    const int split = share.by_splits ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
+    start.slots[warp][i] = slot_of_position(batch, item, position);
   }
 }
 
