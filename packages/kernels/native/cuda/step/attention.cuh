@@ -72,7 +72,7 @@ struct AttentionPhase {
   }
   QSPEC_DEVICE SharedPlace sums_place_at(int of_member) const { return query_at(2) + of_member * 4; }
   QSPEC_DEVICE int num_columns() const { return by_splits ? kWarpColumns : team_warps() * kWarpColumns; }
-  QSPEC_DEVICE Copies copies() const { return {spec.cache, tiles, by_splits ? 0 : member, team_warps()}; }
+  QSPEC_DEVICE Copies copies() const { return {spec.cache, tiles, by_splits ? 0 : member, static_cast<uint32_t>(team_warps())}; }
 
   // ---- Items and their splits ----
 
@@ -314,6 +314,7 @@ struct AttentionPhase {
   QSPEC_DEVICE Part combine(const Sums& own, const TileRing& ring, int count) const {
     const SharedPlace at = ring.freed + lane * 4;
     const uint32_t behind = tiles.steps() * 4 * kWarp * 4;  // [columns] of maximum, weight
+    sync_warp();  // all lanes are done with this place
     QSPEC_UNROLL
     for (int i = 0; i < kSteps; ++i) {
       if (i >= tiles.steps()) break;

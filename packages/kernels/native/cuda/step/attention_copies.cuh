@@ -64,7 +64,8 @@ struct TileCopies {
   using Tiles = CacheTiles<codes, head_dim>;
   const DeviceKvLayer& cache;
   Tiles tiles;
-  int member, team_warps;  // a warp copies every so many rows
+  int member;
+  uint32_t team_warps;  // a warp copies every so many rows
 
   // Of one plane of a tile: lanes to a row, a power of two, so many rows at once.
   QSPEC_DEVICE static constexpr int padded(int chunks) { return chunks > 8 ? 16 : chunks > 4 ? 8 : chunks > 2 ? 4 : 2; }
@@ -77,7 +78,7 @@ struct TileCopies {
     if (split.neighbours & SplitPlaces::kNothing) return;
     const bool is_v = index >= kSplitTiles;
     const int of_split = index & (kSplitTiles - 1);
-    const bool are_neighbours = is_alone && (split.neighbours >> of_split & 1);
+    const bool are_neighbours = split.neighbours >> of_split & 1;
     const int32_t places = split.of_tile(of_split);
     const int first = SplitPlaces::lane_of(of_split);
     copy_plane(is_v ? cache.v : cache.k, tile, places, first, are_neighbours);
@@ -97,7 +98,7 @@ struct TileCopies {
       const uint8_t* from = plane + static_cast<uint64_t>(static_cast<uint32_t>(shuffle_from(places, first)) + row) * (chunks * 16);
       QSPEC_UNROLL
       for (uint32_t i = 0; i < kCopies; ++i)
-        if (i < per_row() / 2 && is_mine) copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+        if (i < per_row() / 2 && is_mine && (is_alone || i % team_warps == static_cast<uint32_t>(member))) copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
       return;
     }
     QSPEC_NO_UNROLL
@@ -111,7 +112,7 @@ struct TileCopies {
     const int lane = static_cast<int>(not_hoisted(lane_index()));
     const int32_t place = shuffle_from(places, first + (are_neighbours ? 0 : lane & (kTilePositions - 1)));
     if (are_neighbours) {
-      if (lane < kTilePositions / 4) copy_async<16>(tiles.scale_at(tile, 4 * lane), scales + static_cast<uint32_t>(place) + 4 * lane);
+      if (member == 0 && lane < kTilePositions / 4) copy_async<16>(tiles.scale_at(tile, 4 * lane), scales + static_cast<uint32_t>(place) + 4 * lane);
     } else if (member == 0 && lane < kTilePositions && place != kWrittenHere) {
       copy_async_or_zero<4>(tiles.scale_at(tile, lane), scales + static_cast<uint32_t>(place), place != kAbsent);
     }
