@@ -89,6 +89,8 @@ struct TileCopies {
   }
 
  private:
+  // Bit i: this warp starts a plane's i-th copies.
+  QSPEC_DEVICE uint32_t mask() const { return (team_warps == 1 ? 0xffu : team_warps == 2 ? 0x55u : team_warps == 3 ? 0x49u : 0x11u) << member; }
   QSPEC_DEVICE void copy_plane(const uint8_t* plane, SharedPlace to, int32_t places, int first, bool are_neighbours) const {
     const uint32_t lane = not_hoisted(lane_index()), chunk = lane % per_row(), row = lane / per_row(), chunks = tiles.chunks(), row_bytes = tiles.row_bytes();
     const bool is_mine = chunk < chunks;
@@ -98,7 +100,7 @@ struct TileCopies {
       const uint8_t* from = plane + static_cast<uint64_t>(static_cast<uint32_t>(shuffle_from(places, first)) + row) * (chunks * 16);
       QSPEC_UNROLL
       for (uint32_t i = 0; i < kCopies; ++i)
-        if (i < per_row() / 2 && is_mine && (is_alone || i % team_warps == static_cast<uint32_t>(member))) copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+        if (i < per_row() / 2 && is_mine && (is_alone || (mask() >> i & 1))) copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
       return;
     }
     QSPEC_NO_UNROLL

@@ -192,6 +192,11 @@ QSPEC_TEST(model_with_head_dim_128_and_qk_norm) {
   shape.heads = 2, shape.kv_heads = 2, shape.head_dim = 128, shape.has_qk_norm = true, shape.has_bias = true;
   check_model({"head_dim 128", shape});
 }
+QSPEC_TEST(model_with_24_heads_a_group) {
+  LlamaShape shape;
+  shape.heads = 24, shape.kv_heads = 1, shape.head_dim = 32;
+  check_model({"heads 24:1", shape});
+}
 QSPEC_TEST(model_with_sliding_window) {
   LlamaShape shape;
   shape.sliding_window = 9;
