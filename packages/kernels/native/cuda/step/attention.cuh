@@ -568,6 +568,7 @@ struct AttentionPhase {
     stamp_clock(params, index, 0);
     QSPEC_NO_UNROLL
     for (bool is_start = true;; is_start = false) {
+      sync();  // everyone is done with the item whose place the next one takes
       if (has_next) prepare(next, is_start);
       sync();
       if (is_start) {
