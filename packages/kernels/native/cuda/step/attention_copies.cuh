@@ -27,7 +27,7 @@ struct TileRing {
 
 // Where a split's positions are, for one KV head.
 struct SplitPlaces {
-  int32_t low, high;    // DeviceKvLayer::place(), kAbsent or kWrittenHere: lane i has those of positions i and i + 32
+  int32_t low, high;    // cache_place(), kAbsent or kWrittenHere: lane i has those of positions i and i + 32
   uint32_t neighbours;  // bit t: tile t's positions are neighbours in the cache, and all there; kNothing: there is nothing to copy
   static constexpr uint32_t kNothing = 1u << kSplitTiles;
 
