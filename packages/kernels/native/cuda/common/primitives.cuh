@@ -344,10 +344,13 @@ QSPEC_DEVICE T load_constant(const T* address) {
 #endif
 }
 
-// Read once, by one warp: past L1. Never written while a kernel runs.
+// Read once, by one warp: past L1, and the first that L2 gives up. Never written while a kernel runs.
+constexpr unsigned long long kEvictFirst = 0x12f0000000000000ull;  // createpolicy.fractional.L2::evict_first of all lines, as sm_90 has it; others were not tried
 QSPEC_DEVICE uint4 load_stream_16(const uint8_t* address) {
   uint4 v;
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address), "l"(kEvictFirst));
+#elif defined(__CUDACC__)
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(address));
 #else
   std::memcpy(&v, address, sizeof v);
@@ -356,7 +359,9 @@ QSPEC_DEVICE uint4 load_stream_16(const uint8_t* address) {
 }
 QSPEC_DEVICE uint32_t load_stream_4(const uint8_t* address) {
   uint32_t v;
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;" : "=r"(v) : "l"(address), "l"(kEvictFirst));
+#elif defined(__CUDACC__)
   asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(address));
 #else
   std::memcpy(&v, address, sizeof v);
@@ -370,6 +375,62 @@ QSPEC_DEVICE void prefetch_l2(const uint8_t* address, uint32_t bytes, int lane) 
 #elif defined(__CUDACC__)
   for (uint32_t at = lane * 128; at < bytes; at += kWarp * 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(address + at) : "memory");
 #endif
+}
+
+// ---- Words that somebody waits for ---------------------------------------------------------------------------------------------------------
+//
+// Memory that is all kNotThere when a launch begins and of which every word is written once. Who wants a word reads it until it is there: it is its own flag, so
+// there is no barrier and no fence between the one who writes and those who read.
+
+constexpr uint32_t kNotThere = 0xffffffffu;  // a NaN that no arithmetic makes, and no pair that pack_bf16() makes
+QSPEC_DEVICE uint32_t posted(uint32_t word) { return word == kNotThere ? 0x7fffffffu : word; }
+QSPEC_DEVICE void post(void* address, uint32_t v) {
+#if defined(__CUDACC__)
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(posted(v)) : "memory");
+#else
+  v = posted(v);
+  std::memcpy(address, &v, sizeof v);
+  emulator::progress();
+#endif
+}
+QSPEC_DEVICE void post(void* address, uint2 v) {
+#if defined(__CUDACC__)
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" ::"l"(address), "r"(posted(v.x)), "r"(posted(v.y)) : "memory");
+#else
+  auto* to = static_cast<uint32_t*>(address);
+  post(to, v.x), post(to + 1, v.y);
+#endif
+}
+QSPEC_DEVICE void post(float* address, const float (&v)[4]) {
+#if defined(__CUDACC__)
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(address), "r"(posted(bits_of_float(v[0]))), "r"(posted(bits_of_float(v[1]))), "r"(posted(bits_of_float(v[2]))), "r"(posted(bits_of_float(v[3]))) : "memory");
+#else
+  for (int i = 0; i < 4; ++i) post(address + i, bits_of_float(v[i]));
+#endif
+}
+// What is there now.
+#if defined(__CUDACC__)
+QSPEC_DEVICE void peek(uint4* v, const void* address) {
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v->x), "=r"(v->y), "=r"(v->z), "=r"(v->w) : "l"(address) : "memory");
+}
+QSPEC_DEVICE void peek(uint2* v, const void* address) { asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v->x), "=r"(v->y) : "l"(address) : "memory"); }
+QSPEC_DEVICE void peek(uint32_t* v, const void* address) { asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(*v) : "l"(address) : "memory"); }
+#else
+template <typename Words>
+void peek(Words* v, const void* address) {
+  std::memcpy(v, address, sizeof *v);
+}
+#endif
+QSPEC_DEVICE bool is_there(uint32_t v) { return v != kNotThere; }
+QSPEC_DEVICE bool is_there(const uint2& v) { return is_there(v.x) && is_there(v.y); }
+QSPEC_DEVICE bool is_there(const uint4& v) { return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w); }
+// Waits for the words of which `v` is what was there.
+template <typename Words>
+QSPEC_DEVICE void await(Words* v, const void* address) {
+  while (!is_there(*v)) {
+    pause();
+    peek(v, address);
+  }
 }
 
 QSPEC_DEVICE uint32_t word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
@@ -462,7 +523,15 @@ template <int bytes>
 QSPEC_DEVICE void copy_async(uint32_t shared, const void* global) {
   copy_async<bytes>(shared_place(shared), global);
 }
-// The same; zeros, and nothing is read, where it isn't there.
+// 16 bytes that are read once: the first that L2 gives up.
+QSPEC_DEVICE void copy_stream_async(SharedPlace shared, const void* global) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared.address), "l"(global), "l"(kEvictFirst) : "memory");
+#else
+  copy_async<16>(shared, global);
+#endif
+}
+// As copy_async(); zeros, and nothing is read, where it isn't there.
 template <int bytes>
 QSPEC_DEVICE void copy_async_or_zero(SharedPlace shared, const void* global, bool is_there) {
   static_assert(bytes == 16 || bytes == 4, "what the instruction copies");

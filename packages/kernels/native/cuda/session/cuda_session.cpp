@@ -19,6 +19,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMaxDraftSteps = 64;
 constexpr int kResultSlots = 4096;      // results of attention items that are kept at once
 constexpr size_t kArenaBytes = size_t{1} << 20;
+constexpr int kNotThereByte = 0xff;     // four of them are kNotThere
 constexpr int kMaxPhases = 1024;  // that a profile can time
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -161,6 +162,8 @@ SampleParams CudaSession::sample_params(const Launch& launch) const {
 
 Status CudaSession::enqueue(const Launch& launch) {
   const StepPlan& plan = *plans_[launch.is_draft];
+  const size_t posted = plan.posted_bytes(launch.row_class);
+  if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
   QSPEC_RETURN_IF_ERROR(launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
   if (!launch.is_sampled) return {};
   return launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get());

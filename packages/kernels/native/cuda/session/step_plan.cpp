@@ -31,6 +31,19 @@ size_t float_bytes(const LoweredProgram& program, size_t buffer) {
   const int rows = static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : kMaxStepRows;
   return static_cast<size_t>(program.program->buffers[buffer].width) * rows * 4;
 }
+size_t posted_float_bytes(const BufferSpec& spec) { return aligned(static_cast<size_t>(spec.width) * kPostedRows * 4); }
+size_t posted_x_bytes(const BufferSpec& spec) { return aligned(x_bytes(spec, kPostedRows)) + aligned(row_squares(static_cast<int>(spec.width)) * kPostedRows * 4); }
+// Of all nodes, as if each posted all it could.
+size_t most_posted_bytes(const LoweredProgram& program) {
+  size_t total = 0;
+  for (const Node& node : program.nodes) {
+    if (node.kind != PhaseKind::kLinear && node.kind != PhaseKind::kAttention) continue;
+    const int x = node.kind == PhaseKind::kAttention ? node.x_buffer : node.next_norm >= 0 ? program.nodes[node.next_norm].x_buffer : node.out_x;
+    if (node.output >= 0) total += posted_float_bytes(program.program->buffers[node.output]);
+    if (x >= 0) total += posted_x_bytes(program.program->buffers[x]);
+  }
+  return total;
+}
 const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<const ResidentDeviceWeight&>(*weight).view(); }
 
 }  // namespace
@@ -44,7 +57,7 @@ size_t StepBuffers::bytes(const LoweredProgram& program) {
     if (program.has_float[i]) total += aligned(float_bytes(program, i));
     if (program.has_x[i]) total += aligned(x_bytes(spec, kMaxStepRows)) + 2 * aligned(scale_bytes(spec, kMaxStepRows)) + aligned(square_bytes(spec));
   }
-  return total + program.num_rope_tables * aligned(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2));
+  return total + program.num_rope_tables * aligned(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2)) + most_posted_bytes(program);
 }
 
 StepBuffers::StepBuffers(const LoweredProgram& program, uint8_t* base) {
@@ -58,6 +71,7 @@ StepBuffers::StepBuffers(const LoweredProgram& program, uint8_t* base) {
     take(scale_bytes(spec, kMaxStepRows)), take(scale_bytes(spec, kMaxStepRows)), take(square_bytes(spec));
   }
   for (int i = 0; i < program.num_rope_tables; ++i) tables_.push_back(reinterpret_cast<float2*>(take(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2))));
+  posts_ = base;
 }
 
 XForm StepBuffers::x_form(const LoweredProgram& program, int buffer) const {
@@ -112,17 +126,23 @@ class PhaseBuilder {
     const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
     if (program_.head_dim != 0) demand_.attention_bytes = team_bytes(program_.head_dim, has_codes, false, kMaxTeamWarps, kRingPairs[2]);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
-    for (size_t i = 0; i < program_.nodes.size(); ++i) {
-      if (is_left_out(i)) continue;
+    std::vector<const Node*> nodes;
+    for (size_t i = 0; i < program_.nodes.size(); ++i)
+      if (!is_left_out(i)) nodes.push_back(&program_.nodes[i]);
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const Node& node = *nodes[i];
       Phase phase;
       std::memset(static_cast<void*>(&phase), 0, sizeof phase);
-      QSPEC_RETURN_IF_ERROR(fill(program_.nodes[i], &phase));
+      posts_ = i + 1 < nodes.size() && is_posted(node, *nodes[i + 1]);
+      QSPEC_RETURN_IF_ERROR(fill(node, &phase));
       out.phases.push_back(phase);
       if (phase.kind != PhaseKind::kLinear || !has_reduce()) continue;
       phase.kind = PhaseKind::kReduce;
       out.phases.push_back(phase);
     }
+    out.posted_bytes = static_cast<size_t>(next_post_ - buffers_.posts());
     for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
+    add_late_barriers(out.phases);
     for (Phase& phase : out.phases) {
       if (phase.kind != PhaseKind::kLinear) continue;
       const int shape = shape_of(phase.linear, out);
@@ -141,27 +161,27 @@ class PhaseBuilder {
     const bool is_long = rows.x_buffer >= 0 && program_.program->buffers[rows.x_buffer].is_quantized && rows.source.width > kLongRow;
     return class_.max_rows <= kPrologueRows && rows.may_be_prologue && !is_made(rows) && !is_long;
   }
-  // By the linear before it. Very few rows every block makes for itself; with very many a phase of its own costs less.
-  bool is_made(const Node& rows) const { return rows.is_made && class_.max_rows > kPrologueRows && !cuda::is_wide(class_); }
+  // By the linear before it. With very many rows a phase of its own costs less.
+  bool is_made(const Node& rows) const { return rows.is_made && !cuda::is_wide(class_); }
   bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && (is_made(program_.nodes[i]) || is_prologue(program_.nodes[i])); }
 
   Status fill(const Node& node, Phase* phase) {
     phase->kind = node.kind, phase->rows = node.rows;
     switch (node.kind) {
       case PhaseKind::kEmbedding:
-        phase->embedding = {device_weight(node.op->weight), buffers_.values(node.output)};
+        phase->embedding = {device_weight(node.op->weight), redefine(node.output)};
         return {};
       case PhaseKind::kRopeTable:
         phase->rope_table = {vectors_.find(node.rope->vector), node.rope->attention_factor, node.rope->head_dim / 2, buffers_.rope_table(node.table)};
         return {};
       case PhaseKind::kGather:
-        phase->source.input = buffers_.values(node.source.input), phase->source.width = node.source.width;
-        phase->linear.output = buffers_.values(node.output);
+        phase->source.input = values(node.source.input), phase->source.width = node.source.width;
+        phase->linear.output = redefine(node.output);
         return {};
       case PhaseKind::kRows:
         fill_source(node.source, &phase->source);
-        if (node.output >= 0) phase->linear.output = buffers_.values(node.output);
-        else phase->x = x_form(node, node.x_buffer);
+        if (node.output >= 0) phase->linear.output = redefine(node.output);
+        else redefine_x(node.x_buffer), phase->x = x_form(node, node.x_buffer);
         return {};
       case PhaseKind::kLinear: return fill_linear(node, phase);
       case PhaseKind::kReduce: return {};  // comes with its linear
@@ -170,9 +190,65 @@ class PhaseBuilder {
     return {};
   }
 
+  // ---- Where results lie: each posted one has a place of its own ----
+
+  bool is_in_posts(const void* place) const {
+    const auto* p = static_cast<const uint8_t*>(place);
+    return p >= buffers_.posts() && p < next_post_;
+  }
+  uint8_t* take_posts(size_t bytes) { return std::exchange(next_post_, next_post_ + aligned(bytes)); }
+  float* values(int buffer) const {
+    const auto found = values_at_.find(buffer);
+    return found == values_at_.end() ? buffers_.values(buffer) : found->second;
+  }
+  XForm x_form(int buffer) const {
+    XForm x = buffers_.x_form(program_, buffer);
+    const auto found = x_at_.find(buffer);
+    if (found == x_at_.end()) return x;
+    x.data = found->second, x.awaits = true;
+    x.squares = reinterpret_cast<float*>(x.data + aligned(x_bytes(program_.program->buffers[buffer], blocks_.columns())));
+    return x;
+  }
+  // Where the present node writes a buffer.
+  float* redefine(int buffer) {
+    values_at_.erase(buffer);
+    const int64_t width = program_.program->buffers[buffer].width;
+    if (posts_) values_at_[buffer] = reinterpret_cast<float*>(take_posts(static_cast<size_t>(width) * blocks_.columns() * 4));
+    return values(buffer);
+  }
+  void redefine_x(int buffer) {
+    x_at_.erase(buffer);
+    const BufferSpec& spec = program_.program->buffers[buffer];
+    if (!posts_) return;
+    x_at_[buffer] = take_posts(aligned(x_bytes(spec, blocks_.columns())) + aligned(row_squares(static_cast<int>(spec.width)) * blocks_.columns() * 4));
+  }
+
+  // Is a node's result posted? Where few rows go on to the next phase, all of it is the node's work, and no part of k is another block's.
+  bool is_posted(const Node& node, const Node& next) const {
+    if (class_.max_rows > kPostedRows || node.rows != Rows::kTokens || next.rows != Rows::kTokens) return false;
+    if (node.kind == PhaseKind::kLinear) {
+      const WeightShape& shape = node.op->weight->shape();
+      const bool is_whole = node.epilogue == Epilogue::kSilu || (shape.n == program_.program->buffers[node.output].width && node.output_column == 0);
+      if (!is_whole || shape.n % kTileN != 0 || node.output == program_.program->logits || num_parts(node, device_weight(node.op->weight)) > 1) return false;
+      if (node.epilogue == Epilogue::kSilu && node.out_x < 0) return false;
+    } else if (node.kind != PhaseKind::kAttention) {
+      return false;
+    }
+    return reads(next, node);
+  }
+  // Does `next` take its input from what `node` leaves?
+  bool reads(const Node& next, const Node& node) const {
+    if (next.kind == PhaseKind::kAttention) return node.output >= 0 && next.op->input == node.output;
+    if (next.kind != PhaseKind::kLinear || num_parts(next, device_weight(next.op->weight)) > 1) return false;
+    if (next.made_by >= 0 && is_prologue(program_.nodes[next.made_by])) return node.output >= 0 && next.source.input == node.output;
+    if (program_.program->buffers[next.x_buffer].is_quantized) return false;
+    const bool makes_norm = node.next_norm >= 0 && is_made(program_.nodes[node.next_norm]);
+    return next.x_buffer == (makes_norm ? program_.nodes[node.next_norm].x_buffer : node.kind == PhaseKind::kAttention ? node.x_buffer : node.out_x);
+  }
+
   // Only a norm leaves factors behind.
   XForm x_form(const Node& node, int buffer) const {
-    XForm x = buffers_.x_form(program_, buffer);
+    XForm x = x_form(buffer);
     if (node.source.source != RowSource::kNorm) x.squares = nullptr;
     return x;
   }
@@ -181,8 +257,8 @@ class PhaseBuilder {
     spec->source = node.source;
     spec->hadamard_shift = static_cast<uint8_t>(log2_of(std::max(node.hadamard_block, 1)));
     spec->width = node.width;
-    spec->input = buffers_.values(node.input);
-    spec->delta = node.delta >= 0 ? buffers_.values(node.delta) : nullptr;
+    spec->input = values(node.input), spec->awaits = is_in_posts(spec->input);
+    spec->delta = node.delta >= 0 ? values(node.delta) : nullptr;
     spec->norm_weight = vectors_.find(node.norm_weight);
     spec->eps = node.eps;
   }
@@ -196,11 +272,18 @@ class PhaseBuilder {
     phase->x = x_form(node, node.x_buffer);
     spec.has_prologue = node.made_by >= 0 && is_prologue(program_.nodes[node.made_by]);
     if (node.made_by >= 0) fill_source(node.source, &phase->source);
-    if (node.output >= 0) spec.output = buffers_.values(node.output), spec.output_stride = program_.program->buffers[node.output].width;
-    if (node.out_x >= 0) spec.out_x = buffers_.x_form(program_, node.out_x).data;
-    if (node.next_norm >= 0 && is_made(program_.nodes[node.next_norm])) {
+    spec.posts = posts_;
+    const bool makes_norm = node.next_norm >= 0 && is_made(program_.nodes[node.next_norm]), adds = node.epilogue == Epilogue::kAdd;
+    if (adds && (posts_ || makes_norm)) spec.before = values(node.output), spec.awaits_before = is_in_posts(spec.before);
+    if (node.output >= 0) {
+      const bool is_first = node.output_column == 0 && !adds;
+      spec.output = is_first || posts_ ? redefine(node.output) : values(node.output), spec.output_stride = program_.program->buffers[node.output].width;
+    }
+    if (node.out_x >= 0) redefine_x(node.out_x), spec.out_x = x_form(node.out_x).data;
+    if (makes_norm) {
       const Node& norm = program_.nodes[node.next_norm];
-      const XForm x = buffers_.x_form(program_, norm.x_buffer);
+      redefine_x(norm.x_buffer);
+      const XForm x = x_form(norm.x_buffer);
       spec.out_x = x.data, spec.next_squares = x.squares, spec.next_norm = vectors_.find(norm.source.norm_weight);
     }
     spec.output_column = node.output_column;
@@ -215,12 +298,9 @@ class PhaseBuilder {
       demand_.x_bytes = std::max(demand_.x_bytes, wide_bytes(spec->mode, spec->half_shift == 2));
       return leave_sums(node, spec);
     }
-    const int slices = num_slices(spec->weight.k_tiles), columns = pass_columns(class_);
-    const bool is_int = node.mode == GemmMode::kHiInt;
+    const int slices = num_slices(spec->weight.k_tiles), most = most_slices(node, spec->weight), parts = num_parts(node, spec->weight);
+    const int64_t slice_bytes = share_slice_bytes(node, spec->weight);
     const int slice_k = kSliceRuns * kRunK;
-    const int64_t slice_bytes = is_int ? static_cast<int64_t>(columns) * (slice_k + slice_k / spec->weight.group_size * 8) : int64_t{128} * columns * kSliceRuns * kRunTiles;
-    const int most = std::max<int>(static_cast<int>(kShareBytes / slice_bytes), 1);
-    const int parts = (slices + most - 1) / most;
     if (parts > kMaxParts || parts > environment_.num_blocks)
       return {StatusCode::kUnsupported, "Expected weights of at most " + std::to_string(std::min(kMaxParts, environment_.num_blocks) * most * slice_k) +
                                             " input features on CUDA but received " + std::to_string(spec->weight.k) + "; use the CPU backend."};
@@ -235,6 +315,18 @@ class PhaseBuilder {
     const int part_runs = std::min(longest * kSliceRuns, num_runs(spec->weight.k_tiles));
     demand_.unit_runs = std::max(demand_.unit_runs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
     return leave_sums(node, spec);
+  }
+
+  // Of a block's activations.
+  int64_t share_slice_bytes(const Node& node, const DeviceWeight& weight) const {
+    const int columns = pass_columns(class_), slice_k = kSliceRuns * kRunK;
+    if (node.mode == GemmMode::kHiInt) return static_cast<int64_t>(columns) * (slice_k + slice_k / weight.group_size * 8);
+    return int64_t{128} * columns * kSliceRuns * kRunTiles;
+  }
+  int most_slices(const Node& node, const DeviceWeight& weight) const { return std::max(static_cast<int>(kShareBytes / share_slice_bytes(node, weight)), 1); }
+  int num_parts(const Node& node, const DeviceWeight& weight) const {
+    const int most = most_slices(node, weight);
+    return (num_slices(weight.k_tiles) + most - 1) / most;
   }
 
   // What the linear's sums take of the workspace.
@@ -254,18 +346,18 @@ class PhaseBuilder {
   }
   int64_t sum_columns(const Node& node) const { return node.rows == Rows::kTokens ? blocks_.columns() : std::min(blocks_.columns(), kMaxLogitRows); }
 
-  void fill_attention(const Node& node, AttentionSpec* spec) const {
+  void fill_attention(const Node& node, AttentionSpec* spec) {
     const ProgramOp& op = *node.op;
     spec->cache = environment_.kv->layer(op.layer);
-    spec->qkv = buffers_.values(op.input);
+    spec->qkv = values(op.input), spec->awaits = is_in_posts(spec->qkv), spec->posts = posts_;
     spec->num_heads = op.num_heads, spec->num_kv_heads = op.num_kv_heads, spec->head_dim = op.head_dim;
     spec->page_size = environment_.kv->shape().page_size, spec->sliding_window = op.sliding_window;
     spec->scale = op.scale, spec->eps = node.rope->eps;
     spec->high_plane_only = is_draft_ && spec->cache.format == KvFormat::kInt8Nested;
     spec->rope = buffers_.rope_table(node.table);
     spec->q_norm = vectors_.find(node.rope->q_norm), spec->k_norm = vectors_.find(node.rope->k_norm);
-    if (node.output >= 0) spec->output = buffers_.values(node.output);
-    else spec->out_x = buffers_.x_form(program_, node.x_buffer).data;
+    if (node.output >= 0) spec->output = redefine(node.output);
+    else redefine_x(node.x_buffer), spec->out_x = x_form(node.x_buffer).data;
   }
 
   // Index of the linear's shape among those of the plan: what decides how blocks cut and stream it. -1: there are too many.
@@ -323,10 +415,29 @@ class PhaseBuilder {
   // Phases that touch nothing in common may follow each other at once.
   static bool needs_barrier(const std::vector<Phase>& phases, size_t i) {
     const Phase &now = phases[i], &next = phases[i + 1];
+    if (posts(now) && posts(next)) return false;
     if (now.kind == PhaseKind::kRopeTable && (next.kind == PhaseKind::kRopeTable || next.kind == PhaseKind::kEmbedding)) return false;
     if (now.kind != PhaseKind::kLinear || next.kind != PhaseKind::kLinear) return true;
     const bool is_chain = next.linear.has_prologue ? next.source.input == now.linear.output : next.x.data == now.linear.out_x && now.linear.out_x;
     return is_chain || now.linear.num_parts > 1 || next.linear.num_parts > 1 || now.linear.epilogue == Epilogue::kAdd;
+  }
+
+  static bool posts(const Phase& phase) {
+    return phase.kind == PhaseKind::kLinear ? phase.linear.posts : phase.kind == PhaseKind::kAttention && phase.attention.posts;
+  }
+  // Between a layer's attention and the next's, whose results lie in the same places, there must be a barrier. Where there is none, blocks arrive at one
+  // two phases before the last and wait for it before that last one, when everybody has arrived long since.
+  static void add_late_barriers(std::vector<Phase>& phases) {
+    constexpr size_t kBetween = 2;
+    size_t last = phases.size();  // attention with no barrier behind it yet
+    for (size_t i = 0; i < phases.size(); ++i) {
+      if (phases[i].kind == PhaseKind::kAttention) {
+        if (last < i && i - last > kBetween + 1) phases[i - 1 - kBetween].arrives_after = phases[i - 1].waits_before = true;
+        else if (last < i) phases[i - 1].barrier_after = true;
+        last = i;
+      }
+      if (phases[i].barrier_after) last = phases.size();
+    }
   }
 
   const LoweredProgram& program_;
@@ -335,6 +446,10 @@ class PhaseBuilder {
   const StepBuffers& buffers_;
   const bool is_draft_;
   StepPlan& plan_;
+  std::map<int, float*> values_at_;   // buffers whose present content is posted
+  std::map<int, uint8_t*> x_at_;
+  uint8_t* next_post_ = buffers_.posts();
+  bool posts_ = false;                // the present node does
   RowClass class_{};
   RowBlocks blocks_{};
   StepDemand demand_;

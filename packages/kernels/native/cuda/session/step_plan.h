@@ -27,11 +27,14 @@ class StepBuffers {
   float* values(int buffer) const { return floats_[buffer]; }
   XForm x_form(const LoweredProgram& program, int buffer) const;
   float2* rope_table(int index) const { return tables_[index]; }
+  // Where words are posted (common/primitives.cuh): of one launch.
+  uint8_t* posts() const { return posts_; }
 
  private:
   std::vector<float*> floats_;
   std::vector<uint8_t*> x_forms_;
   std::vector<float2*> tables_;
+  uint8_t* posts_ = nullptr;
 };
 
 // Float32 vectors of programs on the device, each once.
@@ -62,6 +65,8 @@ class StepPlan {
     return room;
   }
   const StepConfig& config(int row_class) const { return classes_[row_class].config; }
+  // From buffers.posts() on; all kNotThere when a launch begins.
+  size_t posted_bytes(int row_class) const { return classes_[row_class].posted_bytes; }
   const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy, for profiles
   // Fills everything of StepParams but the batch and the workspace.
   void bind(int row_class, StepParams* params) const;
@@ -76,6 +81,7 @@ class StepPlan {
     std::vector<Phase> phases, linears;
     std::vector<int> shape_linears;
     StepConfig config;
+    size_t posted_bytes = 0;
     const Phase *on_device = nullptr, *linears_on_device = nullptr;
   };
   ClassPlan classes_[kNumRowClasses];

@@ -27,8 +27,8 @@ struct AttentionWork {  // one item, for one KV head
   int place;       // which of the team's items in shared memory this is
 };
 
-// `head_dim`, or 0: told at run time.
-template <CacheCodes codes, int head_dim, bool by_splits>
+// `head_dim`, or 0: told at run time. `may_post`: of the kernel whose launches may post words.
+template <CacheCodes codes, int head_dim, bool by_splits, bool may_post>
 struct AttentionPhase {
   using Tiles = CacheTiles<codes, head_dim>;
   using Copies = TileCopies<codes, head_dim, by_splits>;
@@ -39,6 +39,7 @@ struct AttentionPhase {
   // What of a result one warp of the team has: all steps of its columns, or every fourth step.
   static constexpr int kPartSteps = by_splits ? (kSteps + kMaxTeamWarps - 1) / kMaxTeamWarps : kSteps;
   using Part = AttentionSums<kPartSteps>;
+  using Source = HeadSource<may_post>;
 
   const StepParams& params;
   const AttentionSpec& spec;
@@ -158,15 +159,15 @@ struct AttentionPhase {
       shared_store_4(own_at(work.place, c), static_cast<uint32_t>(c < num_queries ? start.positions[item.row_begin + row_of(c)] : INT32_MAX));
     const int begin = std::max(item.split_begin * kSplitPositions, item.first_new), end = std::min(item.split_end * kSplitPositions - 1, item.last_position);
     int position = begin <= end ? begin + team_warps() - 1 - member : INT32_MAX;  // the others first: they have fewer queries
-    HeadSource k{}, v{};
+    Source k{}, v{};
     if (position <= end) k = new_source(item, work.kv_head, position, false), v = new_source(item, work.kv_head, position, true);
     QSPEC_NO_UNROLL
     for (int first = member; first < num_queries; first += kHeadsAtOnce * team_warps()) {
-      HeadSource q[kHeadsAtOnce]{};
+      Source q[kHeadsAtOnce]{};
       QSPEC_UNROLL
       for (int i = 0; i < kHeadsAtOnce; ++i) {
         const int c = first + i * team_warps();
-        if (c < num_queries) q[i] = load_query_source(spec, item.row_begin + row_of(c), head_of(c, work.kv_head));
+        if (c < num_queries) q[i] = load_query_source<may_post>(spec, item.row_begin + row_of(c), head_of(c, work.kv_head));
       }
       QSPEC_UNROLL
       for (int i = 0; i < kHeadsAtOnce; ++i) {
@@ -183,8 +184,8 @@ struct AttentionPhase {
       if (position <= end) k = new_source(item, work.kv_head, position, false), v = new_source(item, work.kv_head, position, true);
     }
   }
-  QSPEC_DEVICE HeadSource new_source(const AttentionItem& item, int kv_head, int position, bool is_v) const {
-    return load_kv_source(spec, item.sequence_begin + position - item.first_new, kv_head, is_v);
+  QSPEC_DEVICE Source new_source(const AttentionItem& item, int kv_head, int position, bool is_v) const {
+    return load_kv_source<may_post>(spec, item.sequence_begin + position - item.first_new, kv_head, is_v);
   }
 
   // ---- One split ----
@@ -421,8 +422,12 @@ struct AttentionPhase {
   QSPEC_DEVICE void store_attended(int row, int head, int e, float2 value, float weight) const {
     const int k = head * dim + e;
     const float a = value.x / weight, b = value.y / weight;
-    if (spec.out_x) *reinterpret_cast<uint32_t*>(spec.out_x + x_offset(params.blocks, row, k)) = pack_bf16(a, b);
-    else *reinterpret_cast<float2*>(spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k) = float2{a, b};
+    uint8_t* x = spec.out_x + x_offset(params.blocks, row, k);
+    float* output = spec.output + static_cast<int64_t>(row) * spec.num_heads * dim + k;
+    if (may_post && spec.posts && spec.out_x) post(x, pack_bf16(a, b));
+    else if (may_post && spec.posts) post(output, uint2{bits_of_float(a), bits_of_float(b)});
+    else if (spec.out_x) *reinterpret_cast<uint32_t*>(x) = pack_bf16(a, b);
+    else *reinterpret_cast<float2*>(output) = float2{a, b};
   }
 
   // Folds the fold's items, or its rows' segments, of every column: into the fold's segment, or the attended values. Four outputs a thread.
@@ -544,8 +549,10 @@ struct AttentionPhase {
         const int first = unit + member * of_warp, end = std::min(first + of_warp, now.end);
         QSPEC_NO_UNROLL
         for (int split = first; split < end; ++split) take_split(now, split, next, has_next, stream, &chunk);
+        stamp_clock(params, index, 2);
         total.append(combine(chunk, stream->ring, std::min((now.end - unit + of_warp - 1) / of_warp, team_warps())));
       }
+      stamp_clock(params, index, 3);
       finish(now, total);
     } else {
       chunk.clear();
@@ -586,8 +593,8 @@ struct AttentionPhase {
   }
 };
 
-template <CacheCodes codes, int head_dim, bool by_splits>
-QSPEC_DEVICE AttentionPhase<codes, head_dim, by_splits> attention_phase(const StepParams& params, int index) {
+template <CacheCodes codes, int head_dim, bool by_splits, bool may_post>
+QSPEC_DEVICE AttentionPhase<codes, head_dim, by_splits, may_post> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
   const int team_warps = by_splits ? kMaxTeamWarps : params.attention.team_warps, warp = thread_index() / kWarp, team = warp / team_warps;
   const int dim = head_dim > 0 ? head_dim : spec.head_dim, heads = spec.num_heads / spec.num_kv_heads;
@@ -595,35 +602,35 @@ QSPEC_DEVICE AttentionPhase<codes, head_dim, by_splits> attention_phase(const St
   return {params, spec, step_batch(), attention_start(), {dim, spec.high_plane_only}, index, team, warp - team * team_warps, lane_index(), heads, dim, (0xffffu + heads) / heads, base};
 }
 
-template <CacheCodes codes, int head_dim, bool by_splits>
+template <CacheCodes codes, int head_dim, bool by_splits, bool may_post>
 QSPEC_DEVICE_CALL void call_attention(int index) {
-  attention_phase<codes, head_dim, by_splits>(step_params(), index).run();
+  attention_phase<codes, head_dim, by_splits, may_post>(step_params(), index).run();
 }
 // The phase, compiled for what it is: its first tiles before its input is there, or all of it.
-template <bool is_first, CacheCodes codes, int head_dim, bool by_splits>
+template <bool is_first, CacheCodes codes, int head_dim, bool by_splits, bool may_post>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if constexpr (is_first) attention_phase<codes, head_dim, by_splits>(params, index).fetch_first();
-  else if constexpr (by_splits && head_dim == kMaxHeadDim && codes != CacheCodes::kNibbles) attention_phase<codes, head_dim, by_splits>(params, index).run();
-  else call_attention<codes, head_dim, by_splits>(index);
+  if constexpr (is_first) attention_phase<codes, head_dim, by_splits, may_post>(params, index).fetch_first();
+  else if constexpr (by_splits && head_dim == kMaxHeadDim && codes != CacheCodes::kNibbles) attention_phase<codes, head_dim, by_splits, may_post>(params, index).run();
+  else call_attention<codes, head_dim, by_splits, may_post>(index);
 }
-template <bool is_first, CacheCodes codes, int head_dim>
+template <bool is_first, bool may_post, CacheCodes codes, int head_dim>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if (params.attention.by_splits) do_attention<is_first, codes, head_dim, true>(params, index);
-  else do_attention<is_first, codes, head_dim, false>(params, index);
+  if (params.attention.by_splits) do_attention<is_first, codes, head_dim, true, may_post>(params, index);
+  else do_attention<is_first, codes, head_dim, false, may_post>(params, index);
 }
-template <bool is_first>
+template <bool is_first, bool may_post>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
   if (spec.cache.format == KvFormat::kBf16) {
-    if (spec.head_dim == 128) do_attention<is_first, CacheCodes::kNone, 128>(params, index);
-    else if (spec.head_dim == 64) do_attention<is_first, CacheCodes::kNone, 64>(params, index);
-    else do_attention<is_first, CacheCodes::kNone, 0>(params, index);
+    if (spec.head_dim == 128) do_attention<is_first, may_post, CacheCodes::kNone, 128>(params, index);
+    else if (spec.head_dim == 64) do_attention<is_first, may_post, CacheCodes::kNone, 64>(params, index);
+    else do_attention<is_first, may_post, CacheCodes::kNone, 0>(params, index);
   } else if (spec.cache.format == KvFormat::kInt8) {
-    if (spec.head_dim == 128) do_attention<is_first, CacheCodes::kInt8, 128>(params, index);
-    else do_attention<is_first, CacheCodes::kInt8, 0>(params, index);
+    if (spec.head_dim == 128) do_attention<is_first, may_post, CacheCodes::kInt8, 128>(params, index);
+    else do_attention<is_first, may_post, CacheCodes::kInt8, 0>(params, index);
   } else {
-    if (spec.head_dim == 128) do_attention<is_first, CacheCodes::kNibbles, 128>(params, index);
-    else do_attention<is_first, CacheCodes::kNibbles, 0>(params, index);
+    if (spec.head_dim == 128) do_attention<is_first, may_post, CacheCodes::kNibbles, 128>(params, index);
+    else do_attention<is_first, may_post, CacheCodes::kNibbles, 0>(params, index);
   }
 }
 

@@ -100,7 +100,10 @@ struct TileCopies {
       const uint8_t* from = plane + static_cast<uint64_t>(static_cast<uint32_t>(shuffle_from(places, first)) + row) * (chunks * 16);
       QSPEC_UNROLL
       for (uint32_t i = 0; i < kCopies; ++i)
-        if (i < per_row() / 2 && is_mine && (is_alone || (mask() >> i & 1))) copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+        if (i < per_row() / 2 && is_mine && (is_alone || (mask() >> i & 1))) {
+          if constexpr (is_alone) copy_stream_async(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+          else copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+        }
       return;
     }
     QSPEC_NO_UNROLL

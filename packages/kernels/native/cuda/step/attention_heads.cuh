@@ -13,29 +13,42 @@ struct HeadValues {
 QSPEC_DEVICE bool has_head_values(int head_dim) { return 4 * lane_index() < head_dim; }
 
 // What a head is made of, as it is loaded: several may be on their way together.
+template <bool may_post>
 struct HeadSource {
-  HeadValues values;
-  float4 turn;  // cos, sin of both elements
+  uint2 low, high;    // bits of the values
+  const float* from;
+  float4 turn;        // cos, sin of both elements
+
+  QSPEC_DEVICE HeadValues values(const AttentionSpec& spec) const {
+    uint2 a = low, b = high;
+    if (may_post && spec.awaits && has_head_values(spec.head_dim)) await(&a, from), await(&b, from + spec.head_dim / 2);
+    return {{float_of_bits(a.x), float_of_bits(a.y)}, {float_of_bits(b.x), float_of_bits(b.y)}};
+  }
 };
 // Head `head` (of q, k and v in this order) of a row.
-QSPEC_DEVICE HeadSource load_head_source(const AttentionSpec& spec, int row, int head, bool has_rope) {
+template <bool may_post>
+QSPEC_DEVICE HeadSource<may_post> load_head_source(const AttentionSpec& spec, int row, int head, bool has_rope) {
   const int lane = lane_index(), half = spec.head_dim / 2;
   const float* values = spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim + 2 * lane;
-  HeadSource source{{{0, 0}, {0, 0}}, {1, 0, 1, 0}};
+  HeadSource<may_post> source{{0, 0}, {0, 0}, values, {1, 0, 1, 0}};
   if (has_head_values(spec.head_dim)) {
-    source.values = {load_l2(reinterpret_cast<const float2*>(values)), load_l2(reinterpret_cast<const float2*>(values + half))};
+    if constexpr (may_post) peek(&source.low, values), peek(&source.high, values + half);
+    else source.low = load_l2(reinterpret_cast<const uint2*>(values)), source.high = load_l2(reinterpret_cast<const uint2*>(values + half));
     if (has_rope) source.turn = load_l2(reinterpret_cast<const float4*>(spec.rope + static_cast<int64_t>(row) * half) + lane);
   }
   return source;
 }
-QSPEC_DEVICE HeadSource load_query_source(const AttentionSpec& spec, int row, int head) { return load_head_source(spec, row, head, true); }
-QSPEC_DEVICE HeadSource load_kv_source(const AttentionSpec& spec, int row, int kv_head, bool is_v) {
-  return load_head_source(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, !is_v);
+template <bool may_post>
+QSPEC_DEVICE HeadSource<may_post> load_query_source(const AttentionSpec& spec, int row, int head) { return load_head_source<may_post>(spec, row, head, true); }
+template <bool may_post>
+QSPEC_DEVICE HeadSource<may_post> load_kv_source(const AttentionSpec& spec, int row, int kv_head, bool is_v) {
+  return load_head_source<may_post>(spec, row, spec.num_heads + (is_v ? spec.num_kv_heads : 0) + kv_head, !is_v);
 }
 // Normed and rotated. `norm`: weights or nullptr.
-QSPEC_DEVICE HeadValues make_head(const AttentionSpec& spec, const HeadSource& source, const float* norm) {
+template <bool may_post>
+QSPEC_DEVICE HeadValues make_head(const AttentionSpec& spec, const HeadSource<may_post>& source, const float* norm) {
   const int lane = lane_index(), half = spec.head_dim / 2;
-  HeadValues v = source.values;
+  HeadValues v = source.values(spec);
   const float4& turn = source.turn;
   if (norm) {
     const float squares = fmaf(v.high.y, v.high.y, fmaf(v.high.x, v.high.x, fmaf(v.low.y, v.low.y, v.low.x * v.low.x)));
@@ -66,7 +79,8 @@ struct TilePlace {
 };
 
 // A head of K (`is_v`: V) into vector `vector` of the cache, and to `place`. A warp.
-QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const HeadSource& source, int64_t vector, bool is_v, const TilePlace& place) {
+template <bool may_post>
+QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const HeadSource<may_post>& source, int64_t vector, bool is_v, const TilePlace& place) {
   const int lane = lane_index(), dim = spec.head_dim;
   const HeadValues v = make_head(spec, source, is_v ? nullptr : spec.k_norm);
   uint8_t* data = is_v ? spec.cache.v : spec.cache.k;
@@ -106,12 +120,13 @@ QSPEC_DEVICE void store_kv_head(const AttentionSpec& spec, const HeadSource& sou
 }
 
 // With writes_first: everybody's K and V before anybody attends.
+template <bool may_post>
 QSPEC_DEVICE_CALL void write_all_kv(const AttentionSpec& spec, const StepBatch& batch, int num_warps) {
   const int warp = thread_index() / kWarp, tasks = batch.rows * spec.num_kv_heads * 2;
   for (int i = block_index() * num_warps + warp; i < tasks; i += grid_blocks() * num_warps) {
     const int row = i / (2 * spec.num_kv_heads);
     const int kv_head = i / 2 % spec.num_kv_heads;
-    store_kv_head(spec, load_kv_source(spec, row, kv_head, i & 1), cache_place(load_constant(batch.slots + row), kv_head, spec.num_kv_heads, batch.page_shift), i & 1, {});
+    store_kv_head(spec, load_kv_source<may_post>(spec, row, kv_head, i & 1), cache_place(load_constant(batch.slots + row), kv_head, spec.num_kv_heads, batch.page_shift), i & 1, {});
   }
 }
 

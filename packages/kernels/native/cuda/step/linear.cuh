@@ -35,6 +35,30 @@ QSPEC_DEVICE void copy_input(const LinearPhase<n8>& linear) {
   }
 }
 
+// The same of an input that is posted: each 16 bytes, which are one row's, when they are there.
+template <int n8>
+QSPEC_DEVICE void await_input(const LinearPhase<n8>& linear) {
+  constexpr int kAtOnce = 6, kStride = step_threads<n8>() * 16;
+  static_assert(kStride % (kPostedRows * 64) == 0, "a thread's pieces are all of one row");
+  const int bytes = linear.s.tiles * x_tile_bytes(linear.blocks), first = thread_index() * 16;
+  const uint8_t* from = linear.phase.x.data + static_cast<int64_t>(linear.s.run_begin) * kRunTiles * x_tile_bytes(linear.blocks);
+  if ((first / 64 & (linear.blocks.rows - 1)) >= linear.rows) return;
+  QSPEC_NO_UNROLL
+  for (int base = first; base < bytes; base += kAtOnce * kStride) {
+    uint4 v[kAtOnce];  // all loads wait together
+    QSPEC_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      v[i] = uint4{0, 0, 0, 0};
+      if (base + i * kStride < bytes) peek(&v[i], from + base + i * kStride);
+    }
+    QSPEC_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      await(&v[i], from + base + i * kStride);
+      if (base + i * kStride < bytes) shared_store_16(linear.input.x + base + i * kStride, v[i]);
+    }
+  }
+}
+
 // Makes the input of this share, all warps, each its part.
 template <int n8, XKind kind>
 QSPEC_DEVICE void make_input(const LinearPhase<n8>& linear) {
@@ -63,18 +87,22 @@ QSPEC_DEVICE void run_products(const StepParams& params, int index, int first_co
   const StreamSource& source = stream_source(linear.phase.linear_index);
   if constexpr (n8 < 3) {
     WaveRuns<n8, mode, shift> runs(linear);
-    const bool has_prologue = n8 == 1 && linear.spec.has_prologue;
+    const bool has_prologue = may_post<n8>() && linear.spec.has_prologue;
+    // Whoever waits for words asks for the first weights before; where there is a barrier in between they would be in the way of what it waits for.
+    if (may_post<n8>()) runs.begin(source);
     if (has_prologue) {
       make_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
     } else {
-      copy_input<n8>(linear);
-      put_copied_factors<n8>(linear.phase, linear.rows);
+      if (may_post<n8>() && linear.phase.x.awaits) await_input<n8>(linear);
+      else copy_input<n8>(linear);
+      if (!may_post<n8>()) put_copied_factors<n8>(linear.phase, linear.rows);
       wait_async<0>();
     }
     linear.stamp(0);
-    runs.begin(source);  // in one place: where two meet, registers are copied, and that waits for what is on its way to them
+    if (!may_post<n8>()) runs.begin(source);  // in one place: where two meet, registers are copied, and that waits for what is on its way to them
     named_barrier(kBlockBarrier, step_threads<n8>());
     if (has_prologue) put_factors(linear.phase.source, linear.rows);
+    else if (may_post<n8>()) put_copied_factors<n8>(linear.phase, linear.rows);  // the first warps, which have no more runs than others; who needs them meets them again
     runs.run(source);
   } else {
     TileJobs<n8, mode, shift>(linear).run(source, [] { named_barrier(kBlockBarrier, step_threads<n8>()); });

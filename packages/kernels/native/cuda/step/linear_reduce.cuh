@@ -48,15 +48,15 @@ QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int 
   for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * columns * kQuads; i += grid_blocks() * step_threads<n8>()) {
     const int tile = i / (columns * kQuads), row = i / kQuads % columns, within = i % kQuads * 4;
     const bool is_there = row < rows;
-    const Residual residual = Residual::load(spec, tile * kTileN + within, row, is_there);
+    const Residual<false> residual = Residual<false>::load(spec, tile * kTileN + within, row, is_there);
     FourSums sum{}, up{};
     if (is_there) add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
     if (is_there && is_pair) add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
     const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
     const int column = tile * kTileN + within;
     if (spec.next_norm) store_residual(spec, blocks, column, row, is_there, factor, residual, sum.value);
-    else if (is_there && is_pair) store_silu(spec, blocks, column, row, factor, sum.value, up.value);
-    else if (is_there) store_output(spec, column, row, factor, sum.value);
+    else if (is_there && is_pair) store_silu<false>(spec, blocks, column, row, factor, sum.value, up.value);
+    else if (is_there) store_output<false>(spec, column, row, factor, {}, sum.value);
   }
 }
 
@@ -110,9 +110,9 @@ QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, in
     add(warp, sum);
     if (shares.is_pair) {
       add(warp + kUpWarp, up);
-      store_silu(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
+      store_silu<false>(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
     } else {
-      store_output(spec, item * kTileN + within, row, factor, sum);
+      store_output<false>(spec, item * kTileN + within, row, factor, {}, sum);
     }
   }
 }

@@ -128,14 +128,57 @@ struct WaveSums {
   QSPEC_DEVICE int lane_slices() const { return is_shared() ? 1 : own_slices(); }
   QSPEC_DEVICE int column(const Task& t) const { return tile(t, false) * kTileN + t.within; }
   // Before that barrier: of the first task.
-  QSPEC_DEVICE Residual first_residual() const {
-    if constexpr (!makes_norm) return {};
+  QSPEC_DEVICE Residual<may_post<n8>()> first_residual() const {
+    if (!makes_norm && !may_post<n8>()) return {};
     const Lanes l = lanes(lane_slices());
     const Task t = task(l, thread_index() / kWarp * l.step());
-    return Residual::load(spec, column(t), t.row, t.is_there && t.slice == 0);
+    return Residual<may_post<n8>()>::load(spec, column(t), t.row, t.is_there && t.slice == 0);
   }
+  // What becomes of a task's sums. All lanes of a warp; only those that are there store.
+  QSPEC_DEVICE void store_task(const Task& t, bool is_there, const Residual<may_post<n8>()>& residual, FourSums& sums, FourSums& ups) const {
+    const float factor = is_there ? shared_load_float(factor_at(spec, t.row)) : 0;
+    if constexpr (makes_norm) {
+      store_residual(spec, phase.blocks, column(t), t.row, is_there, factor, residual, sums.value);
+    } else if (is_there) {
+      if (s.is_pair) store_silu<may_post<n8>()>(spec, phase.blocks, column(t), t.row, factor, sums.value, ups.value);
+      else store_output(spec, column(t), t.row, factor, residual, sums.value);
+    }
+  }
+
+  // Few rows, and all of k is here: a lane has four outputs to itself. What everybody waits for is run once a linear, so what counts is that it is short:
+  // instructions come from far.
+  QSPEC_DEVICE Task few_task(int i) const {
+    const int row_shift = phase.blocks.rows - 1;  // of 1 or 2 rows
+    const int unit = i / kQuads >> row_shift, row = i / kQuads & row_shift;
+    return {unit, row, i % kQuads * 4, 0, 1, unit < count && row < phase.rows};
+  }
+  QSPEC_DEVICE FourSums sum_runs(const Task& t, bool is_second, int slices) const {
+    FourSums sum{};
+    QSPEC_NO_UNROLL
+    for (int slice = 0; slice < slices; ++slice) sum.add(slice_of_runs(t, is_second, slice), true, slice == 0);
+    return sum;
+  }
+  template <typename Meet>
+  QSPEC_DEVICE void store_few(const Meet& meet) const {
+    static_assert(kPostedRows == 2, "see few_task()");
+    const int slices = own_slices(), end = (count * kQuads * phase.blocks.rows + kWarp - 1) / kWarp * kWarp;
+    int i = thread_index();
+    Task t = few_task(i);
+    auto residual = Residual<may_post<n8>()>::load(spec, column(t), t.row, t.is_there);
+    meet();
+    QSPEC_NO_UNROLL
+    while (i < end) {
+      FourSums sums = sum_runs(t, false, slices), ups{};
+      if (!makes_norm && s.is_pair) ups = sum_runs(t, true, slices);
+      store_task(t, t.is_there, residual, sums, ups);
+      i += step_threads<n8>();
+      t = few_task(i);
+      residual = Residual<may_post<n8>()>::load(spec, column(t), t.row, t.is_there);
+    }
+  }
+
   // After a barrier behind the wave's runs; the caller has another before the slabs are written again.
-  QSPEC_DEVICE void store(const Residual& first_residual) const {
+  QSPEC_DEVICE void store(const Residual<may_post<n8>()>& first_residual) const {
     const bool is_shared = this->is_shared();
     if (is_shared) {
       share_slices(own_slices());
@@ -151,14 +194,8 @@ struct WaveSums {
       FourSums sums = sum(false), ups{};
       if (!makes_norm && s.is_pair) ups = sum(true);
       const bool is_there = t.is_there && t.slice == 0;
-      const float factor = is_there ? shared_load_float(factor_at(spec, t.row)) : 0;
-      if constexpr (makes_norm) {
-        store_residual(spec, phase.blocks, column(t), t.row, is_there, factor, is_first ? first_residual : Residual::load(spec, column(t), t.row, is_there), sums.value);
-        is_first = false;
-      } else if (is_there) {
-        if (s.is_pair) store_silu(spec, phase.blocks, column(t), t.row, factor, sums.value, ups.value);
-        else store_output(spec, column(t), t.row, factor, sums.value);
-      }
+      store_task(t, is_there, is_first ? first_residual : Residual<may_post<n8>()>::load(spec, column(t), t.row, is_there), sums, ups);
+      is_first = false;
     });
   }
 };
@@ -168,9 +205,18 @@ struct WaveSums {
 template <int n8, bool makes_norm>
 QSPEC_DEVICE_CALL void finish_wave(int index, int first, int count) {
   const LinearPhase<n8> phase(step_params(), index, 0);
-  const WaveSums<n8, makes_norm> sums{phase, phase.spec, phase.s, first, count};
-  const Residual residual = sums.first_residual();
-  named_barrier(kBlockBarrier, step_threads<n8>());
+  const LinearSpec spec = phase.spec;  // read now: what follows the barrier is what everybody waits for
+  const StreamShape s = phase.s;
+  const WaveSums<n8, makes_norm> sums{phase, spec, s, first, count};
+  const auto meet = [&] {
+    named_barrier(kBlockBarrier, step_threads<n8>());
+    phase.stamp(3);
+  };
+  if constexpr (may_post<n8>()) {
+    if (!sums.is_shared()) return sums.store_few(meet);
+  }
+  const auto residual = sums.first_residual();
+  meet();
   sums.store(residual);
 }
 
@@ -186,11 +232,11 @@ struct WaveRuns {
 
   QSPEC_DEVICE explicit WaveRuns(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
 
-  QSPEC_DEVICE void write_slab(int number, const Accumulator<n8>& total) const {
+  QSPEC_DEVICE void write_slab(int number, const Accumulator<row_blocks<n8>()>& total) const {
     const int g = lane / 4, t = lane % 4;
     const uint32_t slab = s.slabs_at + number * slab_bytes(phase.blocks.columns());
     QSPEC_UNROLL
-    for (int c = 0; c < n8; ++c)
+    for (int c = 0; c < row_blocks<n8>(); ++c)
       QSPEC_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int column = 8 * c + 2 * t + (i & 1);
@@ -203,7 +249,7 @@ struct WaveRuns {
     const RunPlace place = at.place;
     const int run = at.run, number = at.number;
     at.advance();
-    Accumulator<n8> total;
+    Accumulator<row_blocks<n8>()> total;
     product.multiply(total, now, next, place, run, at.place_or(place));
     write_slab(number, total);
   }

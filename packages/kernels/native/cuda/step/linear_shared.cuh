@@ -47,34 +47,58 @@ QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, 
   QSPEC_UNROLL
   for (int e = 0; e < 4; ++e) v[e] += load_constant(spec.bias + (column + e < last ? column + e : last));
 }
-// What a linear that makes the norm behind it needs besides its sums. Asked for early: everybody waits for what is done with it.
+// What a linear that adds to the residual needs besides its sums: the residual, and the weights of the norm behind it. Asked for early: everybody waits for
+// what is done with it.
+template <bool may_post>
 struct Residual {
-  float4 before, weights;
+  uint4 before;
+  float4 weights;
 
+  QSPEC_DEVICE static const float* place(const LinearSpec& spec, int column, int row) { return spec.before + row * spec.output_stride + column; }
   QSPEC_DEVICE static Residual load(const LinearSpec& spec, int column, int row, bool is_there) {
     Residual r{};
-    if (spec.next_norm && is_there) {
-      r.before = load_l2(reinterpret_cast<const float4*>(spec.output + row * spec.output_stride + column));
-      r.weights = load_constant(reinterpret_cast<const float4*>(spec.next_norm + column));
-    }
+    if (spec.before && is_there && may_post) peek(&r.before, place(spec, column, row));
+    else if (spec.before && is_there) r.before = load_l2(reinterpret_cast<const uint4*>(place(spec, column, row)));
+    if (spec.next_norm && is_there) r.weights = load_constant(reinterpret_cast<const float4*>(spec.next_norm + column));
     return r;
+  }
+  // What four outputs of a row become; waits for the residual if it must.
+  QSPEC_DEVICE void add(const LinearSpec& spec, int column, int row, const float (&v)[4], float (&sum)[4]) const {
+    uint4 words = before;
+    if (may_post && spec.awaits_before) await(&words, place(spec, column, row));
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) sum[e] = add_flushed(float_of_bits(word_of(words, e)), v[e]);
   }
 };
 // Where there is one: the sum of the residual and what a linear adds to it, and with it the x-form of the norm behind it, without its factor. All lanes of
 // a warp: four neighbouring ones have a row's outputs of a row-tile.
-QSPEC_DEVICE void store_residual(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, float factor, const Residual& r, float (&v)[4]) {
-  if (is_there) finish_sums(spec, column, factor, v);
-  const float sum[4] = {add_flushed(r.before.x, v[0]), add_flushed(r.before.y, v[1]), add_flushed(r.before.z, v[2]), add_flushed(r.before.w, v[3])};
+template <bool may_post>
+QSPEC_DEVICE void store_residual(const LinearSpec& spec, RowBlocks blocks, int column, int row, bool is_there, float factor, const Residual<may_post>& r, float (&v)[4]) {
+  float sum[4] = {0, 0, 0, 0};
+  if (is_there) finish_sums(spec, column, factor, v), r.add(spec, column, row, v, sum);
   const float squares = tile_squares(four_squares(sum));
   if (!is_there) return;
-  *reinterpret_cast<float4*>(spec.output + row * spec.output_stride + column) = float4{sum[0], sum[1], sum[2], sum[3]};
-  store_x4(spec.out_x, blocks, row, column, {sum[0] * r.weights.x, sum[1] * r.weights.y, sum[2] * r.weights.z, sum[3] * r.weights.w});
-  if (column % kTileN == 0) store_l2(spec.next_squares + row * row_squares(spec.weight.n) + column / kTileN, squares);
+  float* p = spec.output + row * spec.output_stride + column;
+  float* to_squares = spec.next_squares + row * row_squares(spec.weight.n) + column / kTileN;
+  const float normed[4] = {sum[0] * r.weights.x, sum[1] * r.weights.y, sum[2] * r.weights.z, sum[3] * r.weights.w};
+  if (may_post && spec.posts) {
+    post_x4(spec.out_x, blocks, row, column, normed);
+    if (column % kTileN == 0) post(to_squares, bits_of_float(squares));
+    return post(p, sum);
+  }
+  *reinterpret_cast<float4*>(p) = float4{sum[0], sum[1], sum[2], sum[3]};
+  store_x4(spec.out_x, blocks, row, column, normed);
+  if (column % kTileN == 0) store_l2(to_squares, squares);
 }
 // Without a norm, one thread.
-QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, float (&v)[4]) {
+template <bool may_post>
+QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, float factor, const Residual<may_post>& r, float (&v)[4]) {
   finish_sums(spec, column, factor, v);
   float* p = spec.output + row * spec.output_stride + spec.output_column + column;
+  if (may_post && spec.posts) {
+    if (spec.before) r.add(spec, column, row, v, v);
+    return post(p, v);
+  }
   const bool is_sum = spec.epilogue == Epilogue::kAdd;
   const int left = spec.weight.n - column;
   if (left >= 4 && is_sum) {
@@ -91,18 +115,20 @@ QSPEC_DEVICE void store_output(const LinearSpec& spec, int column, int row, floa
   }
 }
 // silu(gate) · up of elements k … k + 3 of the product (its width is a multiple of 16): float rows, or bf16 x-form.
+template <bool may_post>
 QSPEC_DEVICE void store_silu(const LinearSpec& spec, RowBlocks blocks, int k, int row, float factor, float (&gate)[4], float (&up)[4]) {
   const int width = spec.weight.n / 2;
   finish_sums(spec, k, factor, gate);
   finish_sums(spec, width + k, factor, up);
   QSPEC_UNROLL
   for (int e = 0; e < 4; ++e) gate[e] = silu(gate[e]) * up[e];
+  if (may_post && spec.posts) return post_x4(spec.out_x, blocks, row, k, gate);
   if (spec.out_x == nullptr) *reinterpret_cast<float4*>(spec.output + static_cast<int64_t>(row) * width + k) = float4{gate[0], gate[1], gate[2], gate[3]};
   else store_x4(spec.out_x, blocks, row, k, gate);
 }
 
 // The factors of rows whose x-form another phase made, each warp every so many rows, `together` at a time, whose sums of squares are on their way at once.
-template <int together>
+template <int together, bool may_await = false>
 QSPEC_DEVICE void put_factors_of(const Phase& phase, int rows) {
   const XForm& x = phase.x;
   const int each = row_squares(phase.source.width);
@@ -115,7 +141,7 @@ QSPEC_DEVICE void put_factors_of(const Phase& phase, int rows) {
     for (int r = 0; r < together; ++r) {
       const int row = first + r * kStepWarps;
       if (row >= rows) break;
-      const float factor = x.squares ? factors.factor(phase.source, squares(r), r) : 1.0f;
+      const float factor = x.squares ? factors.template factor<may_await>(phase.source, squares(r), r, x.awaits) : 1.0f;
       if (lane_index() == 0) shared_store_float(kFactorsAt + row * 4, factor);
     }
   }
@@ -147,7 +173,7 @@ template <int n8>
 QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows) {
   if (n8 >= kWideRowBlocks || (n8 == 4 && step_params().blocks.is_wide())) put_run_factors(phase, rows);
   else if constexpr (n8 >= 3) put_many_factors(phase, rows);
-  else put_factors_of<1>(phase, rows);
+  else put_factors_of<1, may_post<n8>()>(phase, rows);
 }
 
 // ---- The product of a run -----------------------------------------------------------------------------------------------------------------
@@ -176,7 +202,7 @@ struct LinearPhase {
         rows(phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows),
         first_column(first) {}
 
-  // Profiling: 0 this warp's part of the input is there, 1 all of it, 2 this warp's products are done.
+  // Profiling: 0 this warp's part of the input is there, 1 all of it, 2 this warp's products are done, 3 all (up to 16 rows).
   QSPEC_DEVICE void stamp(int step) const { stamp_clock(params, index, step); }
 };
 
@@ -199,7 +225,7 @@ struct RunProduct {
   // multiplied otherwise, this brings what isn't used.
   QSPEC_DEVICE void begin(Chunk& chunk, const RunPlace& place) { chunk.load(place, 0, phase.spec.half_shift, lane); }
   // total = the product of a run whose first chunk is in `now`. The next run's begins: in `next` of whole runs, else in `now`.
-  QSPEC_DEVICE void multiply(Accumulator<n8>& total, Chunk& now, Chunk& next, const RunPlace& place, int run, const RunPlace& next_place) {
+  QSPEC_DEVICE void multiply(Accumulator<row_blocks<n8>()>& total, Chunk& now, Chunk& next, const RunPlace& place, int run, const RunPlace& next_place) {
     const int half_shift = phase.spec.half_shift, first = run * kRunTiles;
     const auto input = [&](int c) { return tile_input<mode>(phase.input, half_shift, phase.blocks, first + c * Chunk::kTiles); };
     total.clear();

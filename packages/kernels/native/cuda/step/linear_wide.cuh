@@ -53,9 +53,9 @@ QSPEC_DEVICE_CALL void store_wide_tile(int index, int tile) {
     totals.read(warp, row, within, v);
     if (shares.is_pair) {
       totals.read(warp + kUpWarp, row, within, up);
-      store_silu(spec, blocks, item * kTileN + within, first + row, factor, v, up);
+      store_silu<false>(spec, blocks, item * kTileN + within, first + row, factor, v, up);
     } else {
-      store_output(spec, item * kTileN + within, first + row, factor, v);
+      store_output<false>(spec, item * kTileN + within, first + row, factor, {}, v);
     }
   }
 }

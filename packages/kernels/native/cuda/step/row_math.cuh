@@ -21,6 +21,22 @@ QSPEC_DEVICE void load_run(const float* row, int width, int run, int lane, float
     v[4 * i] = four.x, v[4 * i + 1] = four.y, v[4 * i + 2] = four.z, v[4 * i + 3] = four.w;
   }
 }
+// The same of a row that is posted, when it is there.
+QSPEC_DEVICE void await_run(const float* row, int width, int run, int lane, float (&v)[kRunValues]) {
+  uint4 words[4];  // all loads wait together
+  QSPEC_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const int k = run * kRunK + run_element(lane, i);
+    words[i] = uint4{0, 0, 0, 0};
+    if (k < width) peek(&words[i], row + k);
+  }
+  QSPEC_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    await(&words[i], row + run * kRunK + run_element(lane, i));
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) v[4 * i + e] = float_of_bits(word_of(words[i], e));
+  }
+}
 QSPEC_DEVICE void store_run(float* row, int width, int run, int lane, const float (&v)[kRunValues]) {
   QSPEC_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -32,7 +48,9 @@ QSPEC_DEVICE void store_run(float* row, int width, int run, int lane, const floa
 QSPEC_DEVICE float silu(float x) { return x * reciprocal_fast(1.0f + exp2_fast(x * -1.4426950408889634f)); }
 
 // The row's values before norm and rotation. SiLU·mul: gate | up.
+template <bool may_await>
 QSPEC_DEVICE void load_source(const RowsSpec& spec, int64_t row, int run, int lane, float (&v)[kRunValues]) {
+  if (may_await && spec.awaits) return await_run(spec.input + row * spec.width, spec.width, run, lane, v);
   if (spec.source != RowSource::kSilu) return load_run(spec.input + row * spec.width, spec.width, run, lane, v);
   const float* gate = spec.input + row * 2 * spec.width;
   float up[kRunValues];
@@ -120,6 +138,10 @@ QSPEC_DEVICE void store_x4(uint8_t* x, RowBlocks blocks, int row, int k, const f
   *reinterpret_cast<uint32_t*>(p) = low;
   *reinterpret_cast<uint32_t*>(p + kWideWordBytes) = high;
 }
+// The same, posted. Not wide.
+QSPEC_DEVICE void post_x4(uint8_t* x, RowBlocks blocks, int row, int k, const float (&v)[4]) {
+  post(x + x_offset(blocks, row, k), uint2{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
+}
 // Zero up to the end of the last tile.
 QSPEC_DEVICE void store_bf16(uint8_t* x, RowBlocks blocks, int row, int width, int run, int lane, const float (&v)[kRunValues]) {
   QSPEC_UNROLL
@@ -195,13 +217,23 @@ struct RowFactors {
 
   RunSquares ahead[rows][kPasses];
 
+  QSPEC_DEVICE static int first_tile(int pass) { return (pass * kPassRuns + lane_index() / kRunLanes) * (kRunK / kTileN) + lane_index() % kRunLanes; }
   QSPEC_DEVICE static RunSquares load(const RowsSpec& spec, const float* row, int pass) {
-    const int lane = lane_index(), first = (pass * kPassRuns + lane / kRunLanes) * (kRunK / kTileN) + lane % kRunLanes;
+    const int first = first_tile(pass);
     RunSquares squares{};
     QSPEC_UNROLL
     for (int i = 0; i < 4; ++i)
       if ((first + kRunLanes * i) * kTileN < spec.width) squares.tile[i] = load_l2(row + first + kRunLanes * i);
     return squares;
+  }
+  // Waits for what wasn't there yet.
+  QSPEC_DEVICE static void settle(RunSquares* squares, const float* row, int pass) {
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      uint32_t word = bits_of_float(squares->tile[i]);
+      await(&word, row + first_tile(pass) + kRunLanes * i);
+      squares->tile[i] = float_of_bits(word);
+    }
   }
   // `row(r)`: of row r, or nullptr.
   template <typename Row>
@@ -211,10 +243,12 @@ struct RowFactors {
       QSPEC_UNROLL
       for (int pass = 0; pass < kPasses; ++pass) ahead[r][pass] = row(r) ? load(spec, row(r), pass) : RunSquares{};
   }
-  QSPEC_DEVICE float factor(const RowsSpec& spec, const float* row, int r) const {
+  template <bool may_await>
+  QSPEC_DEVICE float factor(const RowsSpec& spec, const float* row, int r, bool awaits) const {
     const int lane = lane_index(), passes = (num_row_runs(spec) + kPassRuns - 1) / kPassRuns;
     float sum = 0;  // of runs lane, lane + 32, …
-    const auto add = [&](const RunSquares& squares, int pass) {
+    const auto add = [&](RunSquares squares, int pass) {
+      if (may_await && awaits) settle(&squares, row, pass);
       const float run = shuffle_from(run_squares(squares, 1), lane % kPassRuns * kRunLanes);
       if (lane / kPassRuns == pass % kRunLanes) sum += run;
     };
@@ -240,12 +274,13 @@ QSPEC_DEVICE int64_t source_row(const RowsTask& task, int r) {
 
 // A run's values, rotated. Adds delta to the source in place first. The norm's factor, 1 / rms, is left to whoever reads the result: it is one
 // number a row and everything from here to the end of a product is linear in it, so nothing waits for the row's sum. `squares`: of a norm.
+template <bool may_await>
 QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_delta, int r, int run, int lane, float (&v)[kRunValues], RunSquares* squares) {
   const int64_t row = source_row(task, r);
   const bool is_norm = spec.source == RowSource::kNorm;
-  float w[kRunValues];  // all loads wait together
+  float w[kRunValues] = {};  // all loads wait together
   if (is_norm) load_run(spec.norm_weight, spec.width, run, lane, w);
-  load_source(spec, row, run, lane, v);
+  load_source<may_await>(spec, row, run, lane, v);
   if (has_delta) {
     float d[kRunValues];
     load_run(spec.delta + row * spec.width, spec.width, run, lane, d);
@@ -262,14 +297,14 @@ QSPEC_DEVICE void make_run(const RowsSpec& spec, const RowsTask& task, bool has_
 }
 
 // The largest magnitude of every run, of whole rows that this block alone makes, for one scale a token. Adds delta.
-template <int n8>
+template <int n8, bool may_await>
 QSPEC_DEVICE void find_largest(const RowsSpec& spec, const RowsTask& task) {
   const int lane = lane_index(), runs = num_row_runs(spec);
   QSPEC_NO_UNROLL
   for (int i = task.begin; i < task.count * runs; i += task.stride) {
     float v[kRunValues], largest = 0;
     RunSquares squares;
-    make_run(spec, task, spec.delta != nullptr, i / runs, i % runs, lane, v, &squares);
+    make_run<may_await>(spec, task, spec.delta != nullptr, i / runs, i % runs, lane, v, &squares);
     QSPEC_UNROLL
     for (int j = 0; j < kRunValues; ++j) largest = max_or_nan(largest, magnitude(v[j]));
     largest = lanes_max(largest, 5);
@@ -290,13 +325,14 @@ QSPEC_DEVICE void transform_rows(const RowsSpec& spec, const RowsTask& task, con
   // A norm needs the squares of all runs, even of those that aren't stored.
   const bool is_whole = spec.source == RowSource::kNorm || is_per_token;
   const int begin = is_whole ? 0 : task.run_begin, each = is_whole ? runs : task.run_end - task.run_begin;
-  if (is_per_token) find_largest<n8>(spec, task);
+  constexpr bool may_await = may_post<n8>() && kind != XKind::kAny;  // a prologue
+  if (is_per_token) find_largest<n8, may_await>(spec, task);
   QSPEC_NO_UNROLL
   for (int i = task.begin; i < task.count * each; i += task.stride) {
     const int r = i / each, run = begin + i - r * each, row = task.first + r;
     float v[kRunValues];
     RunSquares squares{};
-    make_run(spec, task, spec.delta != nullptr && !is_per_token, r, run, lane, v, &squares);
+    make_run<may_await>(spec, task, spec.delta != nullptr && !is_per_token, r, run, lane, v, &squares);
     if (spec.source == RowSource::kNorm) {
       const float sum = run_squares(squares, 4);
       if (!place.has_tiles && lane == 0) place.squares[row * runs + run] = sum;
@@ -327,7 +363,7 @@ QSPEC_DEVICE void transform_rows_plain(const RowsSpec& spec, const RowsTask& tas
     QSPEC_NO_UNROLL
     for (int i = task.begin; i < task.count * runs; i += task.stride) {
       const int r = i / runs, run = i - r * runs;
-      make_run(spec, task, spec.delta != nullptr && pass == 0, r, run, lane, v, &squares);
+      make_run<false>(spec, task, spec.delta != nullptr && pass == 0, r, run, lane, v, &squares);
       if (pass == 0) {
         const float sum = run_squares(squares, 4);
         if (lane == 0) shared_store_float(kSquaresAt + i * 4, sum);

@@ -10,10 +10,10 @@ namespace qspec::cuda {
 // Rows of a launch come in classes: each has its own kernel or row layout, and its own phases.
 constexpr int kNumRowClasses = 10;
 struct RowClass {
-  int n8;        // row blocks: which kernel
+  int n8;        // row blocks, or kFewRows: which kernel
   int max_rows;
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{1, 1}, {1, 2}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{kFewRows, 1}, {kFewRows, kPostedRows}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
 inline int row_class_of(int rows) {
   int c = 0;
   while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;
@@ -54,7 +54,7 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
   if (slabs_at + demand.unit_runs * slab > available) return false;
   int num_slabs = 0;
   if (slab > 0) {
-    const int fit = static_cast<int>((available - slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 == 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
+    const int fit = static_cast<int>((available - slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 <= 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
     num_slabs = std::min(std::max(wanted, demand.unit_runs), fit);
   }
   config.linear_end = slabs_at + num_slabs * slab, config.room = available - config.region_at;

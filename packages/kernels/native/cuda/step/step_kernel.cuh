@@ -20,7 +20,7 @@ QSPEC_DEVICE void begin_barrier(unsigned long long* counter) {
   const unsigned long long blocks = static_cast<unsigned long long>(grid_blocks());
   grid_barrier() = {counter, load_acquire(counter) / blocks * blocks + blocks};  // fewer than all can have arrived at this launch's first
 }
-// One thread of the block, after all have met.
+// One thread of the block, after all have met. All arrive at a barrier before anybody arrives at the next.
 QSPEC_DEVICE void arrive_at_barrier() { add_release(grid_barrier().arrivals, 1); }
 QSPEC_DEVICE void wait_at_barrier() {
   const unsigned long long target = grid_barrier().target;
@@ -56,7 +56,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(index);
       break;
-    case PhaseKind::kAttention: run_attention<false>(params, index); break;
+    case PhaseKind::kAttention: run_attention<false, may_post<n8>()>(params, index); break;
   }
 }
 
@@ -66,12 +66,12 @@ template <int n8>
 QSPEC_DEVICE void begin_attention(const StepParams& params, int index, bool writes_first) {
   constexpr int threads = step_threads<n8>();
   if (writes_first) {
-    write_all_kv(phase_at(index).attention, step_batch(), step_warps<n8>());
+    write_all_kv<may_post<n8>()>(phase_at(index).attention, step_batch(), step_warps<n8>());
     named_barrier(kBlockBarrier, threads);
     if (thread_index() == 0) arrive_at_barrier(), wait_at_barrier();
     named_barrier(kBlockBarrier, threads);
   }
-  run_attention<true>(params, index);
+  run_attention<true, may_post<n8>()>(params, index);
 }
 
 // What the warps must know of the weights: the block's share of every shape, where every linear's begins.
@@ -109,13 +109,15 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   for (int i = 0; i < params.num_phases; ++i) {
     const bool is_skipped = phase_at(i).rows != Rows::kTokens && step_batch().logit_rows == 0;
     fetch_phase(params, i + 1, thread_index());  // into the slot that everybody left at the last barrier
+    if (phase_at(i).waits_before && thread_index() == threads - 1) wait_at_barrier();
     if (!is_skipped) run_phase<n8>(params, i);
     stamp_clock(params, i, kStampSteps - 3);
-    const bool is_barrier = phase_at(i).barrier_after && !is_skipped;
+    const bool is_barrier = phase_at(i).barrier_after && !is_skipped, arrives = phase_at(i).arrives_after;
     commit_async(), wait_async<0>();        // the next phase
     named_barrier(kBlockBarrier, threads);  // from here on this one may change under us
     stamp_clock(params, i, kStampSteps - 2);
     if (is_barrier && thread_index() == 0) arrive_at_barrier();
+    if (arrives && thread_index() == threads - 1) arrive_at_barrier();
     const bool has_next = i + 1 < params.num_phases, is_attention_next = has_next && phase_at(i + 1).kind == PhaseKind::kAttention;
     const bool writes_first = step_batch().writes_first != 0;
     if (has_next && thread_index() / kWarp == 1) prefetch_norm(phase_at(i + 1), lane_index());

@@ -27,6 +27,8 @@ constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
+constexpr int kFewRows = 0;          // in place of a number of row blocks: the kernel of launches whose words are posted (common/primitives.cuh)
+constexpr int kPostedRows = 2;       // that it has at most
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
@@ -69,6 +71,7 @@ constexpr int kBlockScratchFloats = std::max(kStepWarps * 2 * kStateWords * 32, 
 struct RowsSpec {
   RowSource source;
   uint8_t hadamard_shift;   // log2 of the block; 0 = none. At most 9 (512)
+  bool awaits;              // input is posted word by word (common/primitives.cuh)
   int width;
   float* input;             // [rows, width]; kSilu: [rows, 2·width], gate | up
   const float* delta;       // added to input in place first (kRows phases only), or nullptr
@@ -81,6 +84,7 @@ struct XForm {
   uint8_t bits;         // 16: bf16; 4, 8: integer codes
   uint8_t group_shift;  // log2 of the quantisation group
   bool per_token;
+  bool awaits;          // data and squares are posted; bf16 only
   uint8_t* data;        // bf16 or codes
   float* scales;        // [groups][columns], integer only
   int32_t* sums;
@@ -96,6 +100,8 @@ struct LinearSpec {
   GemmMode mode;
   Epilogue epilogue;
   bool has_prologue;     // the input is made from RowsSpec; else XForm is copied
+  bool posts;            // the output, out_x and next_squares
+  bool awaits_before;    // `before` is posted
   uint8_t half_shift;    // log2 of half tiles (32 k) a group
   int num_items;         // row-tiles, or pairs of them (kSilu: gate tile i, up tile i)
   int job_runs;          // runs of a job: 1, or (from 17 rows on) 4
@@ -105,6 +111,7 @@ struct LinearSpec {
   const float* bias;     // [n] or nullptr
   float* output;         // float32; nullptr when the epilogue writes out_x
   int64_t output_stride, output_column;
+  const float* before;   // kAdd that makes a norm or posts: what it adds to; as `output`, which may be the same
   uint8_t* out_x;        // bf16 x-form of kSilu, or of kAdd's norm, or nullptr
   // kAdd with out_x: the result times these is the x-form of the norm behind it, its factor left out; and the result's sums of squares (see XForm).
   const float* next_norm;
@@ -129,6 +136,7 @@ struct AttentionSpec {
   int num_heads, num_kv_heads, head_dim, page_size, sliding_window;
   float scale, eps;
   bool high_plane_only;  // a draft over int8-nested
+  bool awaits, posts;    // qkv is posted; output or out_x are
   const float2* rope;    // [rows, head_dim / 2] cos, sin
   const float* q_norm;   // [head_dim] or nullptr
   const float* k_norm;
@@ -153,6 +161,9 @@ struct alignas(kPhaseBytes) Phase {
   PhaseKind kind;
   Rows rows;
   bool barrier_after;
+  // What is reused from layer to layer (attention's results) needs everybody's word that the last layer is done with it, early enough that nobody waits: a barrier
+  // whose arrival is behind this phase, and whose wait before a later one.
+  bool arrives_after, waits_before;
   int16_t shape_index;   // kLinear: which of StepParams::shape_linears is cut and streamed alike
   int16_t linear_index;  // kLinear: which of StepParams::linears it is
   RowsSpec source;

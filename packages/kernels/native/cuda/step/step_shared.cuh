@@ -23,6 +23,17 @@ constexpr int step_threads() {
   return step_warps<n8>() * kWarp;
 }
 
+// In launches of few rows who needs a result waits for its words, not for everybody at a barrier.
+template <int n8>
+constexpr bool may_post() {
+  return n8 == kFewRows;
+}
+template <int n8>
+constexpr int row_blocks() {
+  return n8 == kFewRows ? 1 : n8;
+}
+static_assert(kPrologueRows <= kPostedRows, "only that kernel makes inputs");
+
 // What attention needs of the batch in every layer: each team's first item, its fold, the slots of its first split; and the rows.
 constexpr int32_t kAbsent = -1;       // slot of a position beyond the item's last
 constexpr int32_t kWrittenHere = -2;  // of a position that this launch adds and that isn't in the cache yet

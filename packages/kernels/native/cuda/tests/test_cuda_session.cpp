@@ -214,9 +214,9 @@ QSPEC_TEST(model_with_odd_intermediate_width) {
 // ---- Long contexts, many sequences, trees -----------------------------------------------------------------------------------------------
 
 // Several splits and segments of attention; plans by split, chunk and segment must agree, and an item with an odd number of splits.
-void check_long_context(const char* what, KvFormat kv, int count, const std::vector<int>& alone) {
+void check_long_context(const char* what, KvFormat kv, int layers, int count, const std::vector<int>& alone) {
   LlamaShape shape;
-  shape.layers = 1;
+  shape.layers = layers;
   Model model(shape, all("bf16"), 0);
   SessionSpec spec;
   spec.num_pages = 160, spec.kv = kv;
@@ -232,17 +232,20 @@ void check_long_context(const char* what, KvFormat kv, int count, const std::vec
   QSPEC_EXPECT_BITS(by19.data(), by32.data(), by32.size(), text("%s, 19 rows at a time", what));
   const std::vector<float> expected = forward_all(*reference, tokens, 64, pages);
   QSPEC_EXPECT_CLOSE(by32.data(), expected.data(), expected.size(), kModelTolerance, text("%s, against the reference", what));
-  // Single rows at the end, where several segments exist.
+  // Single rows at the end, where several segments exist; and each with the one before it.
   for (const int position : alone) {
-    ForwardResult result;
-    expect_ok(session->forward(chain({tokens[position]}, position, pages), &result), "forward");
-    QSPEC_EXPECT_BITS(result.logits.data(), by32.data() + static_cast<int64_t>(position) * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, row %d alone", what, position));
+    for (int rows = 1; rows <= 2; ++rows) {
+      ForwardResult result;
+      const int first = position - rows + 1;
+      expect_ok(session->forward(chain({tokens.begin() + first, tokens.begin() + position + 1}, first, pages), &result), "forward");
+      QSPEC_EXPECT_BITS(result.logits.data(), by32.data() + static_cast<int64_t>(first) * shape.vocab, static_cast<size_t>(rows * shape.vocab), text("%s, %d rows that end with %d", what, rows, position));
+    }
   }
 }
-QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) { check_long_context("bf16 cache", KvFormat::kBf16, 1300, {1023, 1024, 1279, 1280, 1299}); }
+QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) { check_long_context("bf16 cache", KvFormat::kBf16, 1, 1300, {1023, 1024, 1279, 1280, 1299}); }
 QSPEC_TEST(long_context_of_codes_gives_the_same_bits_in_any_chunks) {
-  check_long_context("int8 cache", KvFormat::kInt8, 690, {63, 64, 639, 640, 689});
-  check_long_context("int8-nested cache", KvFormat::kInt8Nested, 690, {63, 64, 639, 640, 689});
+  check_long_context("int8 cache", KvFormat::kInt8, 2, 690, {63, 64, 639, 640, 689});
+  check_long_context("int8-nested cache", KvFormat::kInt8Nested, 1, 690, {63, 64, 639, 640, 689});
 }
 
 // More than 64 rows are one launch, in passes; more than 64 logit rows are two.
@@ -558,6 +561,28 @@ QSPEC_TEST(a_weight_is_held_once) {
   WeightRef weight;
   expect_ok(cuda_backend()->create_weight({random.source("w")}, &weight), "create_weight");
   QSPEC_EXPECT(weight->bytes() == 256 * 1024 / 2 * 2 + 256 * (1024 / 128) * 2);
+}
+
+// Up to two rows: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
+QSPEC_TEST(few_rows_wait_for_words) {
+  LlamaShape shape;
+  shape.layers = 4;
+  for (const char* format : {"bf16", "int4", "nested"}) {
+    Model model(shape, all(format), 0);
+    auto session = make_session(cuda_backend(), model, {});
+    if (!session) return;
+    for (int rows = 1; rows <= 3; ++rows) {
+      int attentions = 0, barriers = 0, arrivals = 0, waits = 0;
+      for (const cuda::Phase& phase : static_cast<const cuda::CudaSession&>(*session).phases(false, rows)) {
+        attentions += phase.kind == cuda::PhaseKind::kAttention;
+        if (attentions == 0 || attentions == shape.layers) continue;
+        barriers += phase.barrier_after, arrivals += phase.arrives_after, waits += phase.waits_before;
+      }
+      const int late = rows <= 2 ? shape.layers - 1 : 0, expected = rows <= 2 ? 0 : 5 * (shape.layers - 1);
+      if (barriers != expected || arrivals != late || waits != late)
+        fail(__FILE__, __LINE__, "%s, %d rows: expected %d barriers and %d late ones but received %d, %d arrivals and %d waits", format, rows, expected, late, barriers, arrivals, waits);
+    }
+  }
 }
 
 void expect_error(const Status& status, StatusCode code, const char* word) {
