@@ -346,7 +346,6 @@ QSPEC_DEVICE T load_constant(const T* address) {
 
 // Read once, by one warp: past L1, and the first that L2 gives up. Never written while a kernel runs.
 constexpr unsigned long long kEvictFirst = 0x12f0000000000000ull;  // createpolicy.fractional.L2::evict_first of all lines, as sm_90 has it; others were not tried
-constexpr unsigned long long kEvictNormal = 0x1000000000000000ull;
 QSPEC_DEVICE uint4 load_stream_16(const uint8_t* address) {
   uint4 v;
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
@@ -524,11 +523,10 @@ template <int bytes>
 QSPEC_DEVICE void copy_async(uint32_t shared, const void* global) {
   copy_async<bytes>(shared_place(shared), global);
 }
-// 16 bytes; if they are read once they are the first that L2 gives up.
-QSPEC_DEVICE void copy_stream_async(SharedPlace shared, const void* global, [[maybe_unused]] bool is_read_once) {
+// 16 bytes that are read once: the first that L2 gives up.
+QSPEC_DEVICE void copy_stream_async(SharedPlace shared, const void* global) {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
-  const unsigned long long policy = is_read_once ? kEvictFirst : kEvictNormal;
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared.address), "l"(global), "l"(policy) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared.address), "l"(global), "l"(kEvictFirst) : "memory");
 #else
   copy_async<16>(shared, global);
 #endif

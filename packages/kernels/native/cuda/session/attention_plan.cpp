@@ -24,9 +24,9 @@ TeamShare share_of(const AttentionGeometry& geometry, bool by_splits, int team_w
   for (const int ring : kRingPairs) {
     const int bytes = team_bytes(geometry.head_dim, geometry.has_codes, by_splits, team_warps, ring);
     const size_t most = std::min(geometry.room, ring == kRingPairs[2] ? kMostTeamBytes : kMostRingBytes);
-    if (static_cast<size_t>(num_teams) * bytes <= most) return {by_splits, team_warps, num_teams, ring, bytes, 0};
+    if (static_cast<size_t>(num_teams) * bytes <= most) return {by_splits, team_warps, num_teams, ring, bytes};
   }
-  return {by_splits, team_warps, 0, 0, 0, 0};
+  return {by_splits, team_warps, 0, 0, 0};
 }
 
 // What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
@@ -177,7 +177,6 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
       Planner planner(sequences, positions, geometry, writes_first, share, rows);
       if (!planner.run(&plan)) continue;
       const double cost = planner.cost(by_splits, team_warps);
-      plan.share.reads_once = rows >= longest;
       if (cost < least) least = cost, *out = std::move(plan);
     }
   }

@@ -73,7 +73,7 @@ struct AttentionPhase {
   }
   QSPEC_DEVICE SharedPlace sums_place_at(int of_member) const { return query_at(2) + of_member * 4; }
   QSPEC_DEVICE int num_columns() const { return by_splits ? kWarpColumns : team_warps() * kWarpColumns; }
-  QSPEC_DEVICE Copies copies() const { return {spec.cache, tiles, by_splits ? 0 : member, static_cast<uint32_t>(team_warps()), params.attention.reads_once != 0}; }
+  QSPEC_DEVICE Copies copies() const { return {spec.cache, tiles, by_splits ? 0 : member, static_cast<uint32_t>(team_warps())}; }
 
   // ---- Items and their splits ----
 

@@ -66,7 +66,6 @@ struct TileCopies {
   Tiles tiles;
   int member;
   uint32_t team_warps;  // a warp copies every so many rows
-  bool is_read_once;    // by one item
 
   // Of one plane of a tile: lanes to a row, a power of two, so many rows at once.
   QSPEC_DEVICE static constexpr int padded(int chunks) { return chunks > 8 ? 16 : chunks > 4 ? 8 : chunks > 2 ? 4 : 2; }
@@ -102,7 +101,7 @@ struct TileCopies {
       QSPEC_UNROLL
       for (uint32_t i = 0; i < kCopies; ++i)
         if (i < per_row() / 2 && is_mine && (is_alone || (mask() >> i & 1))) {
-          if constexpr (is_alone) copy_stream_async(to + i * rows() * row_bytes, from + i * rows() * chunks * 16, is_read_once);
+          if constexpr (is_alone) copy_stream_async(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
           else copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
         }
       return;

@@ -206,7 +206,6 @@ struct TeamShare {
   int32_t team_warps, num_teams;
   int32_t ring_pairs;  // one of kRingPairs
   int32_t team_bytes;  // of shared memory
-  int32_t reads_once;  // each position of the cache is one item's
 };
 constexpr int kRingPairs[] = {5, 3, 2};  // the first: a split, and the pair that is being used
 // A tile's rows are 16 bytes longer than what they hold, so that the same 16 bytes of eight rows lie in different banks; behind them lie their scales (codes).
