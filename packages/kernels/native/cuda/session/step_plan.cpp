@@ -31,16 +31,17 @@ size_t float_bytes(const LoweredProgram& program, size_t buffer) {
   const int rows = static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : kMaxStepRows;
   return static_cast<size_t>(program.program->buffers[buffer].width) * rows * 4;
 }
-size_t posted_float_bytes(const BufferSpec& spec) { return aligned(static_cast<size_t>(spec.width) * kPostedRows * 4); }
-size_t posted_x_bytes(const BufferSpec& spec) { return aligned(x_bytes(spec, kPostedRows)) + aligned(row_squares(static_cast<int>(spec.width)) * kPostedRows * 4); }
+// What a posted result takes: float32 rows, or an x-form with its squares behind it.
+size_t posted_float_bytes(const BufferSpec& spec, int columns) { return aligned(static_cast<size_t>(spec.width) * columns * 4); }
+size_t posted_x_bytes(const BufferSpec& spec, int columns) { return aligned(x_bytes(spec, columns)) + aligned(row_squares(static_cast<int>(spec.width)) * columns * 4); }
 // Of all nodes, as if each posted all it could.
 size_t most_posted_bytes(const LoweredProgram& program) {
   size_t total = 0;
   for (const Node& node : program.nodes) {
     if (node.kind != PhaseKind::kLinear && node.kind != PhaseKind::kAttention) continue;
     const int x = node.kind == PhaseKind::kAttention ? node.x_buffer : node.next_norm >= 0 ? program.nodes[node.next_norm].x_buffer : node.out_x;
-    if (node.output >= 0) total += posted_float_bytes(program.program->buffers[node.output]);
-    if (x >= 0) total += posted_x_bytes(program.program->buffers[x]);
+    if (node.output >= 0) total += posted_float_bytes(program.program->buffers[node.output], kPostedRows);
+    if (x >= 0) total += posted_x_bytes(program.program->buffers[x], kPostedRows);
   }
   return total;
 }
@@ -196,7 +197,7 @@ class PhaseBuilder {
     const auto* p = static_cast<const uint8_t*>(place);
     return p >= buffers_.posts() && p < next_post_;
   }
-  uint8_t* take_posts(size_t bytes) { return std::exchange(next_post_, next_post_ + aligned(bytes)); }
+  uint8_t* take_posts(size_t bytes) { return std::exchange(next_post_, next_post_ + bytes); }
   float* values(int buffer) const {
     const auto found = values_at_.find(buffer);
     return found == values_at_.end() ? buffers_.values(buffer) : found->second;
@@ -212,15 +213,12 @@ class PhaseBuilder {
   // Where the present node writes a buffer.
   float* redefine(int buffer) {
     values_at_.erase(buffer);
-    const int64_t width = program_.program->buffers[buffer].width;
-    if (posts_) values_at_[buffer] = reinterpret_cast<float*>(take_posts(static_cast<size_t>(width) * blocks_.columns() * 4));
+    if (posts_) values_at_[buffer] = reinterpret_cast<float*>(take_posts(posted_float_bytes(program_.program->buffers[buffer], blocks_.columns())));
     return values(buffer);
   }
   void redefine_x(int buffer) {
     x_at_.erase(buffer);
-    const BufferSpec& spec = program_.program->buffers[buffer];
-    if (!posts_) return;
-    x_at_[buffer] = take_posts(aligned(x_bytes(spec, blocks_.columns())) + aligned(row_squares(static_cast<int>(spec.width)) * blocks_.columns() * 4));
+    if (posts_) x_at_[buffer] = take_posts(posted_x_bytes(program_.program->buffers[buffer], blocks_.columns()));
   }
 
   // Is a node's result posted? Where few rows go on to the next phase, all of it is the node's work, and no part of k is another block's.
