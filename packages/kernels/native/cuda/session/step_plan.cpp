@@ -322,20 +322,35 @@ class PhaseBuilder {
     return int64_t{128} * columns * kSliceRuns * kRunTiles;
   }
   int most_slices(const Node& node, const DeviceWeight& weight) const { return std::max(static_cast<int>(kShareBytes / share_slice_bytes(node, weight)), 1); }
+  // As few as let a part fit; where there must be several, so many (up to two more) that the block with most runs has fewest one after another.
   int num_parts(const Node& node, const DeviceWeight& weight) const {
-    const int most = most_slices(node, weight);
-    return (num_slices(weight.k_tiles) + most - 1) / most;
+    const int slices = num_slices(weight.k_tiles), most = most_slices(node, weight), least = (slices + most - 1) / most;
+    int best = least;
+    for (int parts = least + 1; least > 1 && parts <= std::min({slices, least + 2, kMaxParts, environment_.num_blocks}); ++parts)
+      if (longest_turn(node, weight, parts) < longest_turn(node, weight, best)) best = parts;
+    return best;
+  }
+  // Runs one after another of the warp that has most, if k is shared out to so many parts.
+  int longest_turn(const Node& node, const DeviceWeight& weight, int parts) const {
+    const int tiles_an_item = node.epilogue == Epilogue::kSilu ? 2 : 1, items = weight.n_tiles / tiles_an_item, slices = num_slices(weight.k_tiles);
+    int longest = 0;
+    for (int p = 0; p < parts; ++p) {
+      const int begin = slices * p / parts, end = slices * (p + 1) / parts, blocks = environment_.num_blocks * end / slices - environment_.num_blocks * begin / slices;
+      const int runs = std::min(end * kSliceRuns, num_runs(weight.k_tiles)) - begin * kSliceRuns, own = (items + blocks - 1) / blocks * tiles_an_item * runs;
+      longest = std::max(longest, (own + kStepWarps - 1) / kStepWarps);
+    }
+    return longest;
   }
 
   // What the linear's sums take of the workspace.
   Status leave_sums(const Node& node, LinearSpec* spec) {
     const int64_t tile_floats = sum_columns(node) * kTileN * spec->weight.n_tiles;
     const int runs = num_runs(spec->weight.k_tiles);
-    spec->job_runs = !has_reduce() ? 1 : is_wide(*spec) ? wide_job_runs(node, *spec) : job_runs(*spec);
     if (is_wide(*spec)) {
+      spec->job_runs = wide_job_runs(node, *spec);
       plan_.partial_floats_ = std::max(plan_.partial_floats_, wide_tiles_left(node, *spec) * ((runs + spec->job_runs - 1) / spec->job_runs) * kWideJobFloats);
     } else if (has_reduce()) {
-      plan_.partial_floats_ = std::max(plan_.partial_floats_, (runs + spec->job_runs - 1) / spec->job_runs * tile_floats);
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
     } else if (spec->num_parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
       plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
@@ -385,7 +400,7 @@ class PhaseBuilder {
     return most;
   }
   static constexpr int64_t kWideJobFloats = kStepWarps * kTileN * kWideRows;
-  // As job_runs() for a wide linear: a job's sums are written and read once, which takes some of a run's time.
+  // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy. A job's sums are written and read once, which takes some of a run's time.
   int wide_job_runs(const Node& node, const LinearSpec& spec) const {
     constexpr double kSumsRuns = 0.5;
     constexpr int64_t kMostBytes = 64 << 20;
@@ -396,18 +411,6 @@ class PhaseBuilder {
     const int64_t by_runs = (left * runs + blocks - 1) / blocks, by_slices = (left * slices + blocks - 1) / blocks;
     const double sums = std::min(static_cast<double>(by_runs), static_cast<double>(by_runs) / kSliceRuns + 1.5);
     return static_cast<double>(by_runs) + sums * kSumsRuns <= static_cast<double>(by_slices) * (kSliceRuns + kSumsRuns) ? 1 : kSliceRuns;
-  }
-
-  // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy: whichever has fewer runs one after another; sums
-  // count as well, about a run's time for so many bytes.
-  int job_runs(const LinearSpec& spec) const {
-    constexpr int64_t kRunBytes = 8 << 20;
-    const int warps = environment_.num_blocks * kStepWarps;
-    const int64_t tiles = spec.weight.n_tiles, runs = num_runs(spec.weight.k_tiles), slices = num_slices(spec.weight.k_tiles);
-    const int64_t bytes = tiles * kTileN * blocks_.columns() * 4, passes = blocks_.columns() / pass_columns(class_);
-    const int64_t by_runs = (tiles * runs + warps - 1) / warps * passes + runs * bytes / kRunBytes;
-    const int64_t by_slices = (tiles * slices + warps - 1) / warps * kSliceRuns * passes + slices * bytes / kRunBytes;
-    return by_runs <= by_slices ? 1 : kSliceRuns;
   }
 
   // Phases that touch nothing in common may follow each other at once.

@@ -35,6 +35,24 @@ QSPEC_DEVICE void copy_input(const LinearPhase<n8>& linear) {
   }
 }
 
+// The rest of an input that is posted, from `first` on: copied, and what wasn't there yet once more.
+template <int n8>
+QSPEC_DEVICE_CALL void await_copies(uint32_t to, const uint8_t* from, int first, int bytes) {
+  constexpr int kStride = step_threads<n8>() * 16;
+  QSPEC_NO_UNROLL
+  for (int i = first; i < bytes; i += kStride) copy_async<16>(to + i, from + i);
+  for (bool are_there = false; !are_there;) {
+    commit_async(), wait_async<0>();
+    are_there = true;
+    QSPEC_NO_UNROLL
+    for (int i = first; i < bytes; i += kStride) {
+      if (is_there(shared_load_16(to + i))) continue;
+      are_there = false;
+      copy_async<16>(to + i, from + i);
+    }
+    if (!are_there) pause();
+  }
+}
 // The same of an input that is posted: each 16 bytes, which are one row's, when they are there.
 template <int n8>
 QSPEC_DEVICE void await_input(const LinearPhase<n8>& linear) {
@@ -43,6 +61,13 @@ QSPEC_DEVICE void await_input(const LinearPhase<n8>& linear) {
   const int bytes = linear.s.tiles * x_tile_bytes(linear.blocks), first = thread_index() * 16;
   const uint8_t* from = linear.phase.x.data + static_cast<int64_t>(linear.s.run_begin) * kRunTiles * x_tile_bytes(linear.blocks);
   if ((first / 64 & (linear.blocks.rows - 1)) >= linear.rows) return;
+  if (linear.blocks.rows > 2 && first < bytes) {  // more than registers have room for; all of it when the first piece is there
+    uint4 v{};
+    peek(&v, from + first);
+    await(&v, from + first);
+    shared_store_16(linear.input.x + first, v);
+    return await_copies<n8>(linear.input.x, from, first + kStride, bytes);
+  }
   QSPEC_NO_UNROLL
   for (int base = first; base < bytes; base += kAtOnce * kStride) {
     uint4 v[kAtOnce];  // all loads wait together

@@ -1,4 +1,4 @@
-// The phase behind a linear of 17 rows and more: adds the sums that jobs left in the workspace, in order, and stores. Spread evenly over all threads:
+// The phase behind a linear of 17 rows and more: adds the sums that slices left in the workspace, in order, and stores. Spread evenly over all threads:
 // with so many sums that costs less than meeting per row-tile.
 #pragma once
 #include "step/linear_tiles.cuh"
@@ -6,38 +6,27 @@
 
 namespace qspec::cuda {
 
-// Four neighbouring outputs of a column: runs of a slice in order, then slices in order. Jobs are runs, or whole slices.
-QSPEC_DEVICE void add_jobs(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int tile, int at, FourSums& result) {
-  constexpr int kAtOnce = 2 * kSliceRuns;
-  const int jobs = (num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs;
-  const bool are_slices = spec.job_runs > 1;
-  const float* p = job_sums(workspace, spec, columns, 0, tile) + at;
+// Four neighbouring outputs of a column: slices in order.
+QSPEC_DEVICE void add_slices(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int tile, int at, FourSums& result) {
+  constexpr int kAtOnce = 8;
+  const int slices = num_slices(spec.weight.k_tiles);
+  const float* p = slice_sums(workspace, spec, columns, 0, tile) + at;
   const int64_t stride = static_cast<int64_t>(spec.weight.n_tiles) * columns * kTileN;
   QSPEC_NO_UNROLL
-  for (int base = 0; base < jobs; base += kAtOnce, p += kAtOnce * stride) {
+  for (int base = 0; base < slices; base += kAtOnce, p += kAtOnce * stride) {
     float4 v[kAtOnce];  // all loads wait together
     QSPEC_UNROLL
     for (int i = 0; i < kAtOnce; ++i) {
       v[i] = float4{0, 0, 0, 0};
-      if (base + i < jobs) v[i] = load_l2(reinterpret_cast<const float4*>(p + i * stride));
-    }
-    if (are_slices) {
-      QSPEC_UNROLL
-      for (int i = 0; i < kAtOnce; ++i) result.add(FourSums::of(v[i]), base + i < jobs, base + i == 0);
-      continue;
+      if (base + i < slices) v[i] = load_l2(reinterpret_cast<const float4*>(p + i * stride));
     }
     QSPEC_UNROLL
-    for (int first = 0; first < kAtOnce; first += kSliceRuns) {
-      FourSums slice = FourSums::of(v[first]);
-      QSPEC_UNROLL
-      for (int i = 1; i < kSliceRuns; ++i) slice.add(FourSums::of(v[first + i]), base + first + i < jobs);
-      result.add(slice, base + first < jobs, base + first == 0);
-    }
+    for (int i = 0; i < kAtOnce; ++i) result.add(FourSums::of(v[i]), base + i < slices, base + i == 0);
   }
 }
 
 template <int n8>
-QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int rows) {
+QSPEC_DEVICE void reduce_slices(const StepParams& params, const Phase& phase, int rows) {
   const RowBlocks blocks = params.blocks;
   constexpr int kQuads = kTileN / 4;
   const int columns = sum_columns(phase.rows, blocks);
@@ -50,8 +39,8 @@ QSPEC_DEVICE void reduce_jobs(const StepParams& params, const Phase& phase, int 
     const bool is_there = row < rows;
     const Residual<false> residual = Residual<false>::load(spec, tile * kTileN + within, row, is_there);
     FourSums sum{}, up{};
-    if (is_there) add_jobs(params.workspace, spec, columns, tile, row * kTileN + within, sum);
-    if (is_there && is_pair) add_jobs(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
+    if (is_there) add_slices(params.workspace, spec, columns, tile, row * kTileN + within, sum);
+    if (is_there && is_pair) add_slices(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
     const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
     const int column = tile * kTileN + within;
     if (spec.next_norm) store_residual(spec, blocks, column, row, is_there, factor, residual, sum.value);
@@ -122,7 +111,7 @@ QSPEC_DEVICE_CALL void run_reduce(int index) {
   const Phase& phase = phase_at(index);
   const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
   if (n8 >= kWideRowBlocks && !is_integer(phase.linear.mode)) reduce_shares(step_params(), phase, rows);
-  else reduce_jobs<n8>(step_params(), phase, rows);
+  else reduce_slices<n8>(step_params(), phase, rows);
 }
 
 }  // namespace qspec::cuda

@@ -48,15 +48,7 @@ struct WaveSums {
   QSPEC_DEVICE FourSums slice_of_runs(const Task& t, bool is_second, int slice) const {
     const int bytes = slab_bytes(phase.blocks.columns()), begin = slice * kSliceRuns, runs = s.num_runs - begin;
     const uint32_t p = s.slabs_at + (t.unit * s.unit_runs + (is_second ? s.num_runs : 0) + begin) * bytes + slab_place(t.row, t.within);
-    FourSums sum{};
-    if (!t.is_there || runs <= 0) return sum;
-    uint4 v[kSliceRuns];  // where there is no run, the first once more
-    QSPEC_UNROLL
-    for (int i = 0; i < kSliceRuns; ++i) v[i] = shared_load_16(p + (i < runs ? i * bytes : 0));
-    sum = FourSums::of(v[0]);
-    QSPEC_UNROLL
-    for (int i = 1; i < kSliceRuns; ++i) sum.add(FourSums::of(v[i]), i < runs);
-    return sum;
+    return t.is_there && runs > 0 ? sum_slabs(p, bytes, runs) : FourSums{};
   }
   QSPEC_DEVICE float4* partial(const Task& t, int slice, bool is_second) const {
     return reinterpret_cast<float4*>(phase.params.workspace.partials + (static_cast<int64_t>(slice) * phase.rows + t.row) * spec.weight.n_tiles * kTileN +
@@ -148,8 +140,8 @@ struct WaveSums {
   // Few rows, and all of k is here: a lane has four outputs to itself. What everybody waits for is run once a linear, so what counts is that it is short:
   // instructions come from far.
   QSPEC_DEVICE Task few_task(int i) const {
-    const int row_shift = phase.blocks.rows - 1;  // of 1 or 2 rows
-    const int unit = i / kQuads >> row_shift, row = i / kQuads & row_shift;
+    const int row_shift = phase.blocks.rows >> 1;  // of 1, 2 or 4 rows
+    const int unit = i / kQuads >> row_shift, row = i / kQuads & (phase.blocks.rows - 1);
     return {unit, row, i % kQuads * 4, 0, 1, unit < count && row < phase.rows};
   }
   QSPEC_DEVICE FourSums sum_runs(const Task& t, bool is_second, int slices) const {
@@ -160,7 +152,7 @@ struct WaveSums {
   }
   template <typename Meet>
   QSPEC_DEVICE void store_few(const Meet& meet) const {
-    static_assert(kPostedRows == 2, "see few_task()");
+    static_assert(kPostedRows == 4, "see few_task()");
     const int slices = own_slices(), end = (count * kQuads * phase.blocks.rows + kWarp - 1) / kWarp * kWarp;
     int i = thread_index();
     Task t = few_task(i);
@@ -232,18 +224,6 @@ struct WaveRuns {
 
   QSPEC_DEVICE explicit WaveRuns(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
 
-  QSPEC_DEVICE void write_slab(int number, const Accumulator<row_blocks<n8>()>& total) const {
-    const int g = lane / 4, t = lane % 4;
-    const uint32_t slab = s.slabs_at + number * slab_bytes(phase.blocks.columns());
-    QSPEC_UNROLL
-    for (int c = 0; c < row_blocks<n8>(); ++c)
-      QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int column = 8 * c + 2 * t + (i & 1);
-        if (n8 > 1 || column < phase.blocks.rows) shared_store_float(slab + slab_place(column, g + 8 * (i >> 1)), total.value[c][i]);
-      }
-  }
-
   // Multiplies a run of the wave; the next one's weights begin to come.
   QSPEC_DEVICE void step(Chunk& now, Chunk& next) {
     const RunPlace place = at.place;
@@ -251,7 +231,7 @@ struct WaveRuns {
     at.advance();
     Accumulator<row_blocks<n8>()> total;
     product.multiply(total, now, next, place, run, at.place_or(place));
-    write_slab(number, total);
+    write_slab<row_blocks<n8>()>(s.slabs_at + number * slab_bytes(phase.blocks.columns()), total, phase.blocks.rows, lane);
   }
 
   // Before the input is there: the first weights.

@@ -30,6 +30,29 @@ struct FourSums {
   }
 };
 
+// Of up to kSliceRuns slabs, from `p` on: where there is no run, the first once more.
+QSPEC_DEVICE FourSums sum_slabs(uint32_t p, int bytes, int runs) {
+  uint4 v[kSliceRuns];
+  QSPEC_UNROLL
+  for (int i = 0; i < kSliceRuns; ++i) v[i] = shared_load_16(p + (i < runs ? i * bytes : 0));
+  FourSums sum = FourSums::of(v[0]);
+  QSPEC_UNROLL
+  for (int i = 1; i < kSliceRuns; ++i) sum.add(FourSums::of(v[i]), i < runs);
+  return sum;
+}
+// A warp's sums of a run into its slab; of `columns` that are there.
+template <int n8>
+QSPEC_DEVICE void write_slab(uint32_t slab, const Accumulator<n8>& total, int columns, int lane) {
+  const int g = lane / 4, t = lane % 4;
+  QSPEC_UNROLL
+  for (int c = 0; c < n8; ++c)
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int column = 8 * c + 2 * t + (i & 1);
+      if (n8 > 1 || column < columns) shared_store_float(slab + slab_place(column, g + 8 * (i >> 1)), total.value[c][i]);
+    }
+}
+
 // ---- What becomes of a sum ---------------------------------------------------------------------------------------------------------------
 
 // Where a row's factor of the norm is: where the block makes its own input every warp has found it for itself.
@@ -206,10 +229,12 @@ struct LinearPhase {
   QSPEC_DEVICE void stamp(int step) const { stamp_clock(params, index, step); }
 };
 
-// Multiplies runs one after another. Two chunks of weights take turns: one is on its way while the other is multiplied.
+// Multiplies runs one after another. Two chunks of weights take turns: one is on its way while the other is multiplied. Where sums or a second plane need
+// the registers, chunks are half as long.
 template <int n8, GemmMode mode, int shift>
 struct RunProduct {
-  using Chunk = WeightChunk<mode, shift, most_chunk_tiles(mode, shift) / (n8 >= 3 && shift >= 0 ? 2 : 1)>;
+  static constexpr bool kHasShortChunks = shift >= 0 && (n8 >= 3 || (n8 == 2 && mode == GemmMode::kHiLo));
+  using Chunk = WeightChunk<mode, shift, most_chunk_tiles(mode, shift) / (kHasShortChunks ? 2 : 1)>;
   static constexpr bool kIsWholeRun = Chunk::kChunks == 1;  // then runs take turns, else chunks of a run
 
   const LinearPhase<n8>& phase;

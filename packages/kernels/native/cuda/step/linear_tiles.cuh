@@ -1,4 +1,5 @@
-// A linear of 17 to 24 rows, and of integer activations with more. Jobs leave their sums in the workspace, for the next phase (step/linear_reduce.cuh).
+// A linear of 17 to 32 rows, and of integer activations with more. A warp multiplies slices of k of row-tiles and leaves their sums in the workspace, for the
+// next phase (step/linear_reduce.cuh). Slices that don't go round are shared out run by run: their sums meet in shared memory first.
 #pragma once
 #include "step/linear_shared.cuh"
 
@@ -8,19 +9,63 @@ namespace qspec::cuda {
 QSPEC_DEVICE int sum_columns(Rows rows, RowBlocks blocks) {
   return rows == Rows::kTokens || blocks.columns() < kMaxLogitRows ? blocks.columns() : kMaxLogitRows;
 }
-// Sums of job number `job` of a row-tile (over all of k): [column][16 outputs].
-QSPEC_DEVICE float* job_sums(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int job, int tile) {
-  return workspace.partials + (static_cast<int64_t>(job) * spec.weight.n_tiles + tile) * columns * kTileN;
+// Sums of a slice (over all of k) of a row-tile: [column][16 outputs].
+QSPEC_DEVICE float* slice_sums(const StepWorkspace& workspace, const LinearSpec& spec, int columns, int slice, int tile) {
+  return workspace.partials + (static_cast<int64_t>(slice) * spec.weight.n_tiles + tile) * columns * kTileN;
 }
 
 // Leaves a warp's sums there. `column`: of the first row block.
 template <int n8>
-QSPEC_DEVICE void leave_sums(const Accumulator<n8>& sums, float* job, int column, int lane) {
-  float* p = job + (column + lane % 4 * 2) * kTileN + lane / 4;
+QSPEC_DEVICE void leave_sums(const Accumulator<n8>& sums, float* slice, int column, int lane) {
+  float* p = slice + (column + lane % 4 * 2) * kTileN + lane / 4;
   QSPEC_UNROLL
   for (int c = 0; c < n8; ++c)
     QSPEC_UNROLL
     for (int i = 0; i < 4; ++i) store_l2(p + (8 * c + (i & 1)) * kTileN + 8 * (i >> 1), sums.value[c][i]);
+}
+
+// Of the slices that were shared out run by run, whose sums lie in slabs: a warp takes half the columns of one. Where it lies is found while the others still
+// multiply.
+template <int n8>
+struct RestSums {
+  static constexpr int kQuads = kTileN / 4, kColumns = 8 * n8, kHalf = kColumns * kQuads / 2;
+  const LinearPhase<n8>& phase;
+  const StreamShape& s;
+
+  struct Task {
+    uint32_t slab;  // of its first run
+    int runs, half;
+    float* to;
+  };
+  QSPEC_DEVICE int num_tasks() const { return 2 * s.num_rest; }
+  QSPEC_DEVICE Task task(int number) const {
+    const int slice = all_slices(s) - s.num_rest + number / 2, in_order = slice / tile_slices(s), begin = first_run(s, slice);
+    const int tile = s.is_pair ? in_order / 2 + in_order % 2 * s.second_tile : in_order, columns = sum_columns(phase.phase.rows, phase.params.blocks);
+    float* to = slice_sums(phase.params.workspace, phase.spec, columns, s.run_begin / kSliceRuns + slice - in_order * tile_slices(s), s.item_begin + tile);
+    return {s.slabs_at + (begin - s.rest_begin) * slab_bytes(kColumns), first_run(s, slice + 1) - begin, number % 2, to + phase.first_column * kTileN};
+  }
+  // When the calling warp is done with its runs.
+  QSPEC_DEVICE void leave() const {
+    int number = thread_index() / kWarp;
+    Task t = task(number);
+    named_barrier(kBlockBarrier, step_threads<n8>());
+    QSPEC_NO_UNROLL
+    while (number < num_tasks()) {
+      QSPEC_NO_UNROLL
+      for (int i = t.half * kHalf + lane_index(); i < (t.half + 1) * kHalf; i += kWarp) {
+        const int column = i / kQuads, within = i % kQuads * 4;
+        const FourSums sum = sum_slabs(t.slab + slab_place(column, within), slab_bytes(kColumns), t.runs);
+        store_l2(reinterpret_cast<float4*>(t.to + column * kTileN + within), float4{sum.value[0], sum.value[1], sum.value[2], sum.value[3]});
+      }
+      number += kStepWarps;
+      t = task(number);
+    }
+  }
+};
+template <int n8>
+QSPEC_DEVICE_CALL void leave_rest(int index, int first_column) {
+  const LinearPhase<n8> phase(step_params(), index, first_column);
+  RestSums<n8>{phase, phase.s}.leave();
 }
 
 template <int n8, GemmMode mode, int shift>
@@ -34,7 +79,7 @@ struct TileJobs {
 
   QSPEC_DEVICE void leave(const Accumulator<n8>& sums, int tile, int run) const {
     const int columns = sum_columns(phase.phase.rows, phase.params.blocks);
-    leave_sums(sums, job_sums(phase.params.workspace, phase.spec, columns, (s.run_begin + run) / s.job_runs, s.item_begin + tile), phase.first_column, lane);
+    leave_sums(sums, slice_sums(phase.params.workspace, phase.spec, columns, (s.run_begin + run) / kSliceRuns, s.item_begin + tile), phase.first_column, lane);
   }
 
   // `wait`: until the input is there.
@@ -44,22 +89,28 @@ struct TileJobs {
     at.begin(s, source, warp_start(phase.params, phase.phase.shape_index));
     product.begin(product.even, at.place);
     wait();
-    const int job_runs = s.job_runs, num_runs = s.num_runs;
+    const int num_runs = s.num_runs;
     Accumulator<n8> sums;
     sums.clear();
     while (at.left > 0) {
       const RunPlace place = at.place;
-      const int run = at.run, tile = at.tile;
+      const int run = at.run, tile = at.tile, number = at.number;
       at.advance();
+      if (at.left == 0 && number < s.rest_begin) at.begin(s, source, RunWalk<n8>::find_rest_start(s, thread_index() / kWarp));
       Accumulator<n8> total;
       product.multiply(total, product.even, product.odd, place, run, at.place_or(place));
-      const int in_job = run & (job_runs - 1);  // a job has 1 or 4
+      if (number >= s.rest_begin) {
+        write_slab<n8>(s.slabs_at + (number - s.rest_begin) * slab_bytes(8 * n8), total, 8 * n8, lane);
+        continue;
+      }
+      const int in_slice = run % kSliceRuns;
       QSPEC_UNROLL
       for (int c = 0; c < n8; ++c)
         QSPEC_UNROLL
-        for (int i = 0; i < 4; ++i) sums.value[c][i] = in_job == 0 ? total.value[c][i] : sums.value[c][i] + total.value[c][i];
-      if (in_job == job_runs - 1 || run + 1 == num_runs) leave(sums, tile, run);
+        for (int i = 0; i < 4; ++i) sums.value[c][i] = in_slice == 0 ? total.value[c][i] : sums.value[c][i] + total.value[c][i];
+      if (in_slice == kSliceRuns - 1 || run + 1 == num_runs) leave(sums, tile, run);
     }
+    if (s.num_rest > 0) leave_rest<n8>(phase.index, phase.first_column);
   }
 };
 

@@ -13,7 +13,7 @@ struct RowClass {
   int n8;        // row blocks, or kFewRows: which kernel
   int max_rows;
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{kFewRows, 1}, {kFewRows, kPostedRows}, {1, 4}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{kFewRows, 1}, {kFewRows, 2}, {kFewRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
 inline int row_class_of(int rows) {
   int c = 0;
   while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;
@@ -24,9 +24,12 @@ inline bool is_wide(const RowClass& c) { return c.n8 >= kWideRowBlocks; }
 // Columns of activations that a block has in shared memory at once, unless the linear is wide.
 inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }
 
-// Of slabs: so many and so many bytes (twice as many for 9 to 16 rows); more would leave L1 too little.
-constexpr int kMaxSlabs = 256;
+// Of slabs: so many and so many bytes (twice as many for 9 to 16 rows); from 17 rows on, for the runs of slices that don't go round.
+constexpr int kMaxSlabs = 256, kRestSlabs = 2 * kStepWarps;
 constexpr size_t kSlabBytes = 32 << 10;
+// Shared memory comes in steps, and what a launch doesn't take is L1. Slabs leave the last step, where a unit fits without: the weights that are on their way
+// pass through L1, 50 KB of a block at once.
+constexpr size_t kLastStep = 32 << 10;
 
 struct StepConfig {
   int region_at = 0;
@@ -47,15 +50,17 @@ struct StepDemand {
 // Slabs (up to 16 rows) for the runs of a wave: so many that most linears have one wave, or as many as fit; a linear with fewer activations than the
 // widest has more. False when a unit doesn't fit.
 inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, StepConfig* out) {
-  const size_t slab = c.n8 >= 3 ? 0 : static_cast<size_t>(pass_columns(c)) * kTileN * 4;
+  const size_t slab = is_wide(c) ? 0 : static_cast<size_t>(pass_columns(c)) * kTileN * 4;
   StepConfig config;
   config.region_at = static_cast<int>(fixed_bytes);
   const size_t slabs_at = config.region_at + (demand.x_bytes + 127) / 128 * 128;
-  if (slabs_at + demand.unit_runs * slab > available) return false;
+  const int least = c.n8 >= 3 ? 0 : demand.unit_runs;
+  if (slabs_at + least * slab > available) return false;
   int num_slabs = 0;
   if (slab > 0) {
-    const int fit = static_cast<int>((available - slabs_at) / slab), wanted = std::min<int>(kMaxSlabs, static_cast<int>((c.n8 <= 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
-    num_slabs = std::min(std::max(wanted, demand.unit_runs), fit);
+    const size_t most = std::max(available - kLastStep, slabs_at + least * slab);
+    const int fit = static_cast<int>((most - slabs_at) / slab), wanted = c.n8 >= 3 ? kRestSlabs : std::min<int>(kMaxSlabs, static_cast<int>((c.n8 <= 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
+    num_slabs = std::min(std::max(wanted, least), fit);
   }
   config.linear_end = slabs_at + num_slabs * slab, config.room = available - config.region_at;
   if (config.linear_end > available || config.room < static_cast<size_t>(demand.attention_bytes)) return false;

@@ -28,7 +28,7 @@ constexpr int kPassRows = 32;      // with more, a linear of integer activations
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
 constexpr int kFewRows = 0;          // in place of a number of row blocks: the kernel of launches whose words are posted (common/primitives.cuh)
-constexpr int kPostedRows = 2;       // that it has at most
+constexpr int kPostedRows = 4;       // that it has at most
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
@@ -104,7 +104,7 @@ struct LinearSpec {
   bool awaits_before;    // `before` is posted
   uint8_t half_shift;    // log2 of half tiles (32 k) a group
   int num_items;         // row-tiles, or pairs of them (kSilu: gate tile i, up tile i)
-  int job_runs;          // runs of a job: 1, or (from 17 rows on) 4
+  int job_runs;          // wide: runs of a job, 1 or 4
   int num_parts;
   int16_t part_slice[kMaxParts + 1];  // first slice of each part
   int16_t part_block[kMaxParts + 1];  // first block of each part
@@ -245,7 +245,7 @@ struct alignas(8) StepBatch {
 // Scratch that launches of one stream share; counters are zero before the first and after every launch.
 struct StepWorkspace {
   unsigned long long* barrier;  // arrivals so far, never reset
-  float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see job_sums()
+  float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see slice_sums()
   int32_t* counters;            // [items of the widest linear]
   float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]

@@ -30,6 +30,23 @@ constexpr int kJumpBytes = 16;
 QSPEC_HOST_DEVICE constexpr int slab_bytes(int columns) { return columns * kTileN * 4; }
 QSPEC_DEVICE int slab_place(int column, int out) { return (column * kTileN + (out ^ (column << 2 & 8))) * 4; }
 
+// Slices of k of the share's row-tiles, one after another.
+QSPEC_DEVICE int tile_slices(const StreamShape& s) { return (s.num_runs + kSliceRuns - 1) / kSliceRuns; }
+QSPEC_DEVICE int all_slices(const StreamShape& s) { return s.units * (s.is_pair ? 2 : 1) * tile_slices(s); }
+// Number of the run that a slice begins with.
+QSPEC_DEVICE int first_run(const StreamShape& s, int slice) {
+  const int in_order = slice / tile_slices(s);  // row-tile
+  return in_order * s.num_runs + (slice - in_order * tile_slices(s)) * kSliceRuns;
+}
+// What is left over when each warp has had as many slices as all can have is shared out run by run, if that takes less time and the sums have room.
+QSPEC_DEVICE void find_rest(StreamShape* s, int slabs) {
+  const int slices = all_slices(*s), rest = slices % kStepWarps;
+  s->rest_begin = first_run(*s, slices - rest);
+  const int runs = first_run(*s, slices) - s->rest_begin;
+  if (runs > (kSliceRuns - 1) * kStepWarps || runs > slabs) s->rest_begin += runs;
+  else s->num_rest = rest;
+}
+
 // One thread: this block's share of a linear's shape.
 template <int n8>
 QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, int block, StreamShape* out) {
@@ -44,14 +61,17 @@ QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, i
   s.run_begin = spec.part_slice[part] * kSliceRuns;
   const int run_end = spec.part_slice[part + 1] * kSliceRuns, runs = num_runs(w.k_tiles);
   s.num_runs = (run_end < runs ? run_end : runs) - s.run_begin;
-  s.job_runs = spec.job_runs;
   s.unit_runs = s.num_runs * (s.is_pair ? 2 : 1);
   s.units = s.item_end - s.item_begin;
-  s.slabs_at = 0, s.num_waves = 1;
+  const RowBlocks blocks_at_once = n8 > 4 ? RowBlocks{kPassRows / 8, 8} : params.blocks;
+  s.slabs_at = share_end(s, w.group_size, params.region_at, blocks_at_once);
+  const int slabs = (params.region_end - static_cast<int>(s.slabs_at)) / slab_bytes(blocks_at_once.columns());
+  s.num_waves = 1, s.num_rest = s.rest_begin = 0;
   if constexpr (n8 < 3) {
-    s.slabs_at = share_end(s, w.group_size, params.region_at, params.blocks);
-    const int fit = (params.region_end - static_cast<int>(s.slabs_at)) / (s.unit_runs * slab_bytes(params.blocks.columns())), most = fit < kMaxWaveUnits ? fit : kMaxWaveUnits;
+    const int fit = slabs / s.unit_runs, most = fit < kMaxWaveUnits ? fit : kMaxWaveUnits;
     s.num_waves = (s.units + most - 1) / most;
+  } else {
+    find_rest(&s, slabs);
   }
   s.second_tile = s.is_pair ? w.n_tiles / 2 : 0;
   s.tiles = (run_end < runs ? run_end * kRunTiles : w.k_tiles) - s.run_begin * kRunTiles;
@@ -92,20 +112,24 @@ struct RunWalk {
   uint32_t run_bytes, low_run_bytes;
   int jump, next_jump, low_jump, next_low_jump;  // see StreamShape
 
-  // Number of the run that job `job` of a wave begins with.
-  QSPEC_DEVICE static int first_run(const StreamShape& s, int job) {
-    if (n8 < 3 || s.job_runs == 1) return job;
-    const int tile_jobs = (s.num_runs + s.job_runs - 1) / s.job_runs, tile = job / tile_jobs;
-    return tile * s.num_runs + (job - tile * tile_jobs) * s.job_runs;
-  }
-  // A warp's first run of a wave. Where it has none, its place is still one that can be read.
+  // A warp's first run of a wave; from 17 rows on of whole slices, or if it has none, of the rest. Where it has none, its place is still one that can be read.
   QSPEC_DEVICE static WarpStart find_start(const StreamShape& s, int wave, int warp) {
-    WarpStart start{};
-    if (s.units == 0) return start;
+    if (s.units == 0) return {};
     const int first = s.units * wave / s.num_waves, tiles = (s.units * (wave + 1) / s.num_waves - first) * (s.is_pair ? 2 : 1);
-    const int tile_jobs = n8 < 3 ? s.num_runs : (s.num_runs + s.job_runs - 1) / s.job_runs, jobs = tiles * tile_jobs;
-    start.number = first_run(s, jobs * warp / kStepWarps), start.left = first_run(s, jobs * (warp + 1) / kStepWarps) - start.number;
-    if (start.left == 0) return start;
+    const int jobs = n8 < 3 ? tiles * s.num_runs : all_slices(s) - s.num_rest;
+    const int begin = jobs * warp / kStepWarps, end = jobs * (warp + 1) / kStepWarps;
+    if constexpr (n8 < 3) return start_at(s, first, begin, end - begin);
+    return begin == end ? find_rest_start(s, warp) : start_at(s, first, first_run(s, begin), first_run(s, end) - first_run(s, begin));
+  }
+  QSPEC_DEVICE static WarpStart find_rest_start(const StreamShape& s, int warp) {
+    const int runs = first_run(s, all_slices(s)) - s.rest_begin, begin = runs * warp / kStepWarps;
+    return start_at(s, 0, s.rest_begin + begin, runs * (warp + 1) / kStepWarps - begin);
+  }
+  // At run `number` of a wave whose first unit is `first`.
+  QSPEC_DEVICE static WarpStart start_at(const StreamShape& s, int first, int number, int left) {
+    WarpStart start{};
+    start.number = number, start.left = left;
+    if (left == 0) return start;
     const int in_order = start.number / s.num_runs;  // row-tile
     start.run = start.number - in_order * s.num_runs;
     start.step = s.is_pair ? in_order & 1 : 0;

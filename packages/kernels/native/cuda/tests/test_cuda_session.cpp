@@ -232,9 +232,9 @@ void check_long_context(const char* what, KvFormat kv, int layers, int count, co
   QSPEC_EXPECT_BITS(by19.data(), by32.data(), by32.size(), text("%s, 19 rows at a time", what));
   const std::vector<float> expected = forward_all(*reference, tokens, 64, pages);
   QSPEC_EXPECT_CLOSE(by32.data(), expected.data(), expected.size(), kModelTolerance, text("%s, against the reference", what));
-  // Single rows at the end, where several segments exist; and each with the one before it.
+  // Single rows at the end, where several segments exist; and each with those before it.
   for (const int position : alone) {
-    for (int rows = 1; rows <= 2; ++rows) {
+    for (const int rows : {1, 2, 4, 5}) {
       ForwardResult result;
       const int first = position - rows + 1;
       expect_ok(session->forward(chain({tokens.begin() + first, tokens.begin() + position + 1}, first, pages), &result), "forward");
@@ -563,7 +563,7 @@ QSPEC_TEST(a_weight_is_held_once) {
   QSPEC_EXPECT(weight->bytes() == 256 * 1024 / 2 * 2 + 256 * (1024 / 128) * 2);
 }
 
-// Up to two rows: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
+// Up to four rows: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
 QSPEC_TEST(few_rows_wait_for_words) {
   LlamaShape shape;
   shape.layers = 4;
@@ -571,14 +571,14 @@ QSPEC_TEST(few_rows_wait_for_words) {
     Model model(shape, all(format), 0);
     auto session = make_session(cuda_backend(), model, {});
     if (!session) return;
-    for (int rows = 1; rows <= 3; ++rows) {
+    for (int rows = 1; rows <= cuda::kPostedRows + 1; ++rows) {
       int attentions = 0, barriers = 0, arrivals = 0, waits = 0;
       for (const cuda::Phase& phase : static_cast<const cuda::CudaSession&>(*session).phases(false, rows)) {
         attentions += phase.kind == cuda::PhaseKind::kAttention;
         if (attentions == 0 || attentions == shape.layers) continue;
         barriers += phase.barrier_after, arrivals += phase.arrives_after, waits += phase.waits_before;
       }
-      const int late = rows <= 2 ? shape.layers - 1 : 0, expected = rows <= 2 ? 0 : 5 * (shape.layers - 1);
+      const int late = rows <= cuda::kPostedRows ? shape.layers - 1 : 0, expected = rows <= cuda::kPostedRows ? 0 : 5 * (shape.layers - 1);
       if (barriers != expected || arrivals != late || waits != late)
         fail(__FILE__, __LINE__, "%s, %d rows: expected %d barriers and %d late ones but received %d, %d arrivals and %d waits", format, rows, expected, late, barriers, arrivals, waits);
     }
