@@ -58,9 +58,10 @@ inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t f
   if (slabs_at + least * slab > available) return false;
   int num_slabs = 0;
   if (slab > 0) {
-    const size_t most = std::max(available - kLastStep, slabs_at + least * slab);
-    const int fit = static_cast<int>((most - slabs_at) / slab), wanted = c.n8 >= 3 ? kRestSlabs : std::min<int>(kMaxSlabs, static_cast<int>((c.n8 <= 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
-    num_slabs = std::min(std::max(wanted, least), fit);
+    const int wanted = c.n8 >= 3 ? kRestSlabs : std::min<int>(kMaxSlabs, static_cast<int>((c.n8 <= 1 ? kSlabBytes : 2 * kSlabBytes) / slab));
+    const bool has_room = c.n8 < 3 || slabs_at + kStepWarps * slab <= available - kLastStep;  // for a run of each warp: with less most slices would not go round
+    const size_t most = has_room ? std::max(available - kLastStep, slabs_at + least * slab) : available;
+    num_slabs = std::min(std::max(wanted, least), static_cast<int>((most - slabs_at) / slab));
   }
   config.linear_end = slabs_at + num_slabs * slab, config.room = available - config.region_at;
   if (config.linear_end > available || config.room < static_cast<size_t>(demand.attention_bytes)) return false;
