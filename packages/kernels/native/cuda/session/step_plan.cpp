@@ -289,7 +289,7 @@ class PhaseBuilder {
     return share_out(node, &spec);
   }
 
-  // Which blocks take which part of k: as few parts as let a part's activations fit. Wide linears are shared out on the device (WideShares).
+  // Which blocks take which part of k (see num_parts()). Wide linears are shared out on the device (WideShares).
   Status share_out(const Node& node, LinearSpec* spec) {
     if (is_wide(*spec)) {
       spec->num_parts = 1, spec->part_slice[1] = static_cast<int16_t>(num_slices(spec->weight.k_tiles)), spec->part_block[1] = static_cast<int16_t>(environment_.num_blocks);
@@ -305,8 +305,8 @@ class PhaseBuilder {
     spec->num_parts = parts;
     int longest = 0;
     for (int p = 0; p <= parts; ++p) {
-      spec->part_slice[p] = static_cast<int16_t>(slices * p / parts);
-      spec->part_block[p] = static_cast<int16_t>(environment_.num_blocks * spec->part_slice[p] / slices);
+      spec->part_slice[p] = static_cast<int16_t>(first_slice(slices, parts, p));
+      spec->part_block[p] = static_cast<int16_t>(first_block(slices, spec->part_slice[p]));
       if (p > 0) longest = std::max(longest, spec->part_slice[p] - spec->part_slice[p - 1]);
     }
     demand_.x_bytes = std::max<int>(demand_.x_bytes, static_cast<int>(longest * slice_bytes));
@@ -314,6 +314,10 @@ class PhaseBuilder {
     demand_.unit_runs = std::max(demand_.unit_runs, part_runs * (node.epilogue == Epilogue::kSilu ? 2 : 1));
     return leave_sums(node, spec);
   }
+
+  // Where part `p` begins, and where the blocks of the part that begins with `slice` do.
+  static int first_slice(int slices, int parts, int p) { return slices * p / parts; }
+  int first_block(int slices, int slice) const { return environment_.num_blocks * slice / slices; }
 
   // Of a block's activations.
   int64_t share_slice_bytes(const Node& node, const DeviceWeight& weight) const {
@@ -335,7 +339,7 @@ class PhaseBuilder {
     const int tiles_an_item = node.epilogue == Epilogue::kSilu ? 2 : 1, items = weight.n_tiles / tiles_an_item, slices = num_slices(weight.k_tiles);
     int longest = 0;
     for (int p = 0; p < parts; ++p) {
-      const int begin = slices * p / parts, end = slices * (p + 1) / parts, blocks = environment_.num_blocks * end / slices - environment_.num_blocks * begin / slices;
+      const int begin = first_slice(slices, parts, p), end = first_slice(slices, parts, p + 1), blocks = first_block(slices, end) - first_block(slices, begin);
       const int runs = std::min(end * kSliceRuns, num_runs(weight.k_tiles)) - begin * kSliceRuns, own = (items + blocks - 1) / blocks * tiles_an_item * runs;
       longest = std::max(longest, (own + kStepWarps - 1) / kStepWarps);
     }
@@ -345,15 +349,13 @@ class PhaseBuilder {
   // What the linear's sums take of the workspace.
   Status leave_sums(const Node& node, LinearSpec* spec) {
     const int64_t tile_floats = sum_columns(node) * kTileN * spec->weight.n_tiles;
-    const int runs = num_runs(spec->weight.k_tiles);
     if (is_wide(*spec)) {
+      const int runs = num_runs(spec->weight.k_tiles);
       spec->job_runs = wide_job_runs(node, *spec);
       plan_.partial_floats_ = std::max(plan_.partial_floats_, wide_tiles_left(node, *spec) * ((runs + spec->job_runs - 1) / spec->job_runs) * kWideJobFloats);
-    } else if (has_reduce()) {
+    } else if (has_reduce() || spec->num_parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
-    } else if (spec->num_parts > 1) {
-      plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
-      plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
+      if (!has_reduce()) plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
     }
     return {};
   }

@@ -61,7 +61,7 @@ QSPEC_DEVICE void await_input(const LinearPhase<n8>& linear) {
   const int bytes = linear.s.tiles * x_tile_bytes(linear.blocks), first = thread_index() * 16;
   const uint8_t* from = linear.phase.x.data + static_cast<int64_t>(linear.s.run_begin) * kRunTiles * x_tile_bytes(linear.blocks);
   if ((first / 64 & (linear.blocks.rows - 1)) >= linear.rows) return;
-  if (linear.blocks.rows > 2 && first < bytes) {  // more than registers have room for; all of it when the first piece is there
+  if (linear.blocks.rows > kLoadedRows && first < bytes) {  // more than registers have room for; all of it when the first piece is there
     uint4 v{};
     peek(&v, from + first);
     await(&v, from + first);

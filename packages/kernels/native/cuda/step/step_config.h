@@ -13,7 +13,7 @@ struct RowClass {
   int n8;        // row blocks, or kFewRows: which kernel
   int max_rows;
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{kFewRows, 1}, {kFewRows, 2}, {kFewRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{kFewRows, 1}, {kFewRows, kLoadedRows}, {kFewRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, 256}};
 inline int row_class_of(int rows) {
   int c = 0;
   while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;
@@ -47,8 +47,8 @@ struct StepDemand {
   int unit_runs = 1;        // most runs of a unit
 };
 
-// Slabs (up to 16 rows) for the runs of a wave: so many that most linears have one wave, or as many as fit; a linear with fewer activations than the
-// widest has more. False when a unit doesn't fit.
+// Slabs for the runs of a wave (up to 16 rows): so many that most linears have one wave, or as many as fit; or (17 to 32 rows) for those of slices that don't
+// go round. A linear with fewer activations than the widest has more. False when a unit doesn't fit.
 inline bool configure_step(const RowClass& c, const StepDemand& demand, size_t fixed_bytes, size_t available, StepConfig* out) {
   const size_t slab = is_wide(c) ? 0 : static_cast<size_t>(pass_columns(c)) * kTileN * 4;
   StepConfig config;

@@ -29,6 +29,7 @@ constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
 constexpr int kFewRows = 0;          // in place of a number of row blocks: the kernel of launches whose words are posted (common/primitives.cuh)
 constexpr int kPostedRows = 4;       // that it has at most
+constexpr int kLoadedRows = 2;       // up to so many rows a posted input goes through registers, with more it is copied
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program

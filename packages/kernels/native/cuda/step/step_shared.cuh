@@ -53,7 +53,7 @@ struct StreamShape {
   int item_begin, item_end;
   int run_begin, num_runs;
   int units, num_waves;     // how many of both; 0: the block has no share
-  uint32_t slabs_at;        // in shared memory (up to 16 rows)
+  uint32_t slabs_at;        // in shared memory
   int unit_runs;            // runs of a unit: what becomes one row-tile of output, or a (gate, up) pair
   int num_rest, rest_begin;  // from 17 rows on: slices that are left over when each warp has had as many as all can have; their first run
   int second_tile;          // row-tiles from a pair's first to its second
