@@ -10,7 +10,7 @@ namespace {
 // Microseconds, fitted to one layer of an 8B shape on an H200. The more warps a multiprocessor has at work, the longer each takes.
 constexpr double kSplitTime = 2.6, kCodesTime = 3.9;  // of a split in one warp,
 constexpr double kOfEachWarp = 0.22;                  // and for each warp that works,
-constexpr double kColumnsTime = 5;                    // and if several use the same tiles
+constexpr double kColumnsTime = 3.3, kOddColumnsTime = 7;  // and if several use the same tiles: with an odd number each copies of both tiles of a pair
 constexpr double kItemTime = 6;                       // queries, folding and handing in results,
 constexpr double kItemOfEachWarp = 0.3, kColumnsItemTime = 6;
 constexpr double kUnitTime = 1.3;                     // a further segment of an item
@@ -89,7 +89,8 @@ class Planner {
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
     const double readers = at_once * (share.by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
     const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes ? 1 : 2);
-    const double split = std::max((geometry_.has_codes ? kCodesTime : kSplitTime) + kOfEachWarp * warps + (share.by_splits ? 0 : kColumnsTime), readers * split_bytes * kBytesTime);
+    const double of_columns = share.by_splits ? 0 : share.team_warps % 2 == 0 ? kColumnsTime : kOddColumnsTime;
+    const double split = std::max((geometry_.has_codes ? kCodesTime : kSplitTime) + kOfEachWarp * warps + of_columns, readers * split_bytes * kBytesTime);
     return static_cast<double>(turns) * (kItemTime + kItemOfEachWarp * warps + (share.by_splits ? 0 : kColumnsItemTime) + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
   }
   double fold_cost(const TeamShare& share) const {

@@ -73,7 +73,12 @@ struct AttentionPhase {
   }
   QSPEC_DEVICE SharedPlace sums_place_at(int of_member) const { return query_at(2) + of_member * 4; }
   QSPEC_DEVICE int num_columns() const { return by_splits ? kWarpColumns : team_warps() * kWarpColumns; }
-  QSPEC_DEVICE Copies copies() const { return {spec.cache, tiles, by_splits ? 0 : member, static_cast<uint32_t>(team_warps())}; }
+  // Where an even number of warps use the same tiles, each tile of a pair is copied by half of them.
+  QSPEC_DEVICE bool has_own_tile() const { return !by_splits && team_warps() % 2 == 0; }
+  QSPEC_DEVICE Copies copies() const {
+    const int shift = has_own_tile() ? 1 : 0;
+    return {spec.cache, tiles, by_splits ? 0 : member >> shift, static_cast<uint32_t>(team_warps() >> shift)};
+  }
 
   // ---- Items and their splits ----
 
@@ -192,7 +197,7 @@ struct AttentionPhase {
 
   QSPEC_DEVICE void start_pair(SharedPlace to, int pair, const SplitPlaces& places) const {
     QSPEC_NO_UNROLL
-    for (int i = 0; i < 2; ++i) copies().start(to + i * tiles.bytes(), 2 * pair + i, places);
+    for (int i = has_own_tile() ? member & 1 : 0; i < 2; i += has_own_tile() ? 2 : 1) copies().start(to + i * tiles.bytes(), 2 * pair + i, places);
     commit_async();
   }
   // The first pairs of a split that nobody has fetched yet.

@@ -64,8 +64,8 @@ struct TileCopies {
   using Tiles = CacheTiles<codes, head_dim>;
   const DeviceKvLayer& cache;
   Tiles tiles;
-  int member;
-  uint32_t team_warps;  // a warp copies every so many rows
+  int member;          // of the warps that copy a tile together
+  uint32_t num_warps;
 
   // Of one plane of a tile: lanes to a row, a power of two, so many rows at once.
   QSPEC_DEVICE static constexpr int padded(int chunks) { return chunks > 8 ? 16 : chunks > 4 ? 8 : chunks > 2 ? 4 : 2; }
@@ -89,8 +89,6 @@ struct TileCopies {
   }
 
  private:
-  // Bit i: this warp starts a plane's i-th copies.
-  QSPEC_DEVICE uint32_t mask() const { return (team_warps == 1 ? 0xffu : team_warps == 2 ? 0x55u : team_warps == 3 ? 0x49u : 0x11u) << member; }
   QSPEC_DEVICE void copy_plane(const uint8_t* plane, SharedPlace to, int32_t places, int first, bool are_neighbours) const {
     const uint32_t lane = not_hoisted(lane_index()), chunk = lane % per_row(), row = lane / per_row(), chunks = tiles.chunks(), row_bytes = tiles.row_bytes();
     const bool is_mine = chunk < chunks;
@@ -98,16 +96,19 @@ struct TileCopies {
     plane += chunk * 16;
     if (are_neighbours) {
       const uint8_t* from = plane + static_cast<uint64_t>(static_cast<uint32_t>(shuffle_from(places, first)) + row) * (chunks * 16);
-      QSPEC_UNROLL
-      for (uint32_t i = 0; i < kCopies; ++i)
-        if (i < per_row() / 2 && is_mine && (is_alone || (mask() >> i & 1))) {
-          if constexpr (is_alone) copy_stream_async(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
-          else copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
-        }
+      if constexpr (is_alone) {
+        QSPEC_UNROLL
+        for (uint32_t i = 0; i < kCopies; ++i)
+          if (i < per_row() / 2 && is_mine) copy_stream_async(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+      } else {
+        QSPEC_NO_UNROLL
+        for (uint32_t i = member; i < per_row() / 2; i += num_warps)
+          if (is_mine) copy_async<16>(to + i * rows() * row_bytes, from + i * rows() * chunks * 16);
+      }
       return;
     }
     QSPEC_NO_UNROLL
-    for (uint32_t i = member; i < per_row() / 2; i += is_alone ? 1 : team_warps) {
+    for (uint32_t i = member; i < per_row() / 2; i += is_alone ? 1 : num_warps) {
       const int32_t place = shuffle_from(places, static_cast<int>(first + row + i * rows()));
       if (is_mine && place != kWrittenHere)
         copy_async_or_zero<16>(to + i * rows() * row_bytes, plane + static_cast<uint64_t>(static_cast<uint32_t>(place)) * (chunks * 16), place != kAbsent);
