@@ -40,9 +40,16 @@ struct WideInput {
   // Low word of its descriptor: the address, and how far the next 8x8 matrix (128 B) lies along k; the high one: along rows. No swizzle.
   uint32_t low;
   QSPEC_DEVICE explicit WideInput(uint32_t at) : low((shared_address(at) & 0x3ffff) >> 4 | kWideWordBytes >> 4 << 16) {}
+  // The same; the compiler knows that it is in all lanes, so descriptors are made in uniform registers, where products need them. All lanes.
+  QSPEC_DEVICE WideInput uniform() const {
+    WideInput same(*this);
+    same.low = static_cast<uint32_t>(shuffle_from(static_cast<int>(low), 0));
+    return same;
+  }
 #else
   uint32_t at;
   QSPEC_DEVICE explicit WideInput(uint32_t from) : at(from) {}
+  QSPEC_DEVICE WideInput uniform() const { return *this; }
 #endif
 };
 

@@ -137,7 +137,7 @@ class PhaseBuilder {
       posts_ = i + 1 < nodes.size() && is_posted(node, *nodes[i + 1]);
       QSPEC_RETURN_IF_ERROR(fill(node, &phase));
       out.phases.push_back(phase);
-      if (phase.kind != PhaseKind::kLinear || !has_reduce()) continue;
+      if (phase.kind != PhaseKind::kLinear || !has_reduce(phase.linear)) continue;
       phase.kind = PhaseKind::kReduce;
       out.phases.push_back(phase);
     }
@@ -351,11 +351,13 @@ class PhaseBuilder {
     const int64_t tile_floats = sum_columns(node) * kTileN * spec->weight.n_tiles;
     if (is_wide(*spec)) {
       const int runs = num_runs(spec->weight.k_tiles);
-      spec->job_runs = wide_job_runs(node, *spec);
-      plan_.partial_floats_ = std::max(plan_.partial_floats_, wide_tiles_left(node, *spec) * ((runs + spec->job_runs - 1) / spec->job_runs) * kWideJobFloats);
-    } else if (has_reduce() || spec->num_parts > 1) {
+      spec->job_runs = wide_job_runs(node, *spec), spec->last_adds = last_adds(node, *spec);
+      const int64_t tiles = wide_tiles_left(node, *spec);
+      plan_.partial_floats_ = std::max(plan_.partial_floats_, tiles * ((runs + spec->job_runs - 1) / spec->job_runs) * kWideJobFloats);
+      plan_.num_counters_ = std::max(plan_.num_counters_, tiles);
+    } else if (has_reduce(*spec) || spec->num_parts > 1) {
       plan_.partial_floats_ = std::max(plan_.partial_floats_, num_slices(spec->weight.k_tiles) * tile_floats);
-      if (!has_reduce()) plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
+      if (!has_reduce(*spec)) plan_.num_counters_ = std::max<int64_t>(plan_.num_counters_, spec->weight.n_tiles);
     }
     return {};
   }
@@ -388,19 +390,23 @@ class PhaseBuilder {
     return static_cast<int>(plan.shape_linears.size()) - 1;
   }
 
-  // From 17 rows on the sums of a linear are stored by a phase of their own.
-  bool has_reduce() const { return class_.n8 >= 3; }
+  // From 17 rows on the sums of a linear are stored by a phase of their own, unless the last block adds them.
+  bool has_reduce(const LinearSpec& spec) const { return class_.n8 >= 3 && !spec.last_adds; }
 
   bool is_wide(const LinearSpec& spec) const { return cuda::is_wide(class_) && !is_integer(spec.mode); }
 
-  // Most tiles of a wide linear that several blocks share (WideShares), whatever the rows of the class: what is left when each block has as many whole
-  // ones as all can have.
+  // Tiles of a wide linear that several blocks share (WideShares): with so many passes, or most of all numbers of rows of the class.
+  int64_t wide_tiles_left(const LinearSpec& spec, int passes) const {
+    return cuda::wide_tiles_left(wide_tiles(spec.num_items, spec.epilogue == Epilogue::kSilu, passes), num_runs(spec.weight.k_tiles), environment_.num_blocks);
+  }
+  int most_passes(const Node& node) const { return static_cast<int>((sum_columns(node) + kWideRows - 1) / kWideRows); }
   int64_t wide_tiles_left(const Node& node, const LinearSpec& spec) const {
-    int most = 0;
-    for (int passes = static_cast<int>((sum_columns(node) + kWideRows - 1) / kWideRows); passes > 0; --passes)
-      most = std::max(most, wide_tiles(spec.num_items, spec.epilogue == Epilogue::kSilu, passes) % environment_.num_blocks);
+    int64_t most = 0;
+    for (int passes = most_passes(node); passes > 0; --passes) most = std::max(most, wide_tiles_left(spec, passes));
     return most;
   }
+  // Of the blocks that share a tile the last adds. It reads all of the tile's sums by itself: where there are few tiles, a phase in which all read costs less.
+  bool last_adds(const Node& node, const LinearSpec& spec) const { return 2 * wide_tiles_left(spec, most_passes(node)) > environment_.num_blocks; }
   static constexpr int64_t kWideJobFloats = kStepWarps * kTileN * kWideRows;
   // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy. A job's sums are written and read once, which takes some of a run's time.
   int wide_job_runs(const Node& node, const LinearSpec& spec) const {
@@ -415,15 +421,16 @@ class PhaseBuilder {
     return static_cast<double>(by_runs) + sums * kSumsRuns <= static_cast<double>(by_slices) * (kSliceRuns + kSumsRuns) ? 1 : kSliceRuns;
   }
 
-  // Phases that touch nothing in common may follow each other at once.
+  // Phases that touch nothing in common may follow each other at once. Linears that leave sums in the workspace do.
   static bool needs_barrier(const std::vector<Phase>& phases, size_t i) {
     const Phase &now = phases[i], &next = phases[i + 1];
     if (posts(now) && posts(next)) return false;
     if (now.kind == PhaseKind::kRopeTable && (next.kind == PhaseKind::kRopeTable || next.kind == PhaseKind::kEmbedding)) return false;
     if (now.kind != PhaseKind::kLinear || next.kind != PhaseKind::kLinear) return true;
     const bool is_chain = next.linear.has_prologue ? next.source.input == now.linear.output : next.x.data == now.linear.out_x && now.linear.out_x;
-    return is_chain || now.linear.num_parts > 1 || next.linear.num_parts > 1 || now.linear.epilogue == Epilogue::kAdd;
+    return is_chain || leaves_sums(now.linear) || leaves_sums(next.linear) || now.linear.epilogue == Epilogue::kAdd;
   }
+  static bool leaves_sums(const LinearSpec& spec) { return spec.num_parts > 1 || spec.job_runs > 0; }
 
   static bool posts(const Phase& phase) {
     return phase.kind == PhaseKind::kLinear ? phase.linear.posts : phase.kind == PhaseKind::kAttention && phase.attention.posts;

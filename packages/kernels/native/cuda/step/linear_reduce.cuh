@@ -51,19 +51,20 @@ QSPEC_DEVICE void reduce_slices(const StepParams& params, const Phase& phase, in
 
 // ---- Wide linears ----------------------------------------------------------------------------------------------------------------------------
 
-// Of a slice of a tile that several blocks share, the block that has its first run left the sum as far as its share goes; runs behind that lie
-// one by one. Adds the slices. `at`: of the first run's sums in the workspace.
-QSPEC_DEVICE void add_shares(const LinearSpec& spec, const WideShares& shares, int tile, const float* at, int64_t run_floats, float (&result)[4]) {
-  const int runs = num_runs(spec.weight.k_tiles), job = shares.tile_job(tile);
+// What blocks left of a tile that they share (WideLinear::end_run()): the first block's whole slices together; of the others each slice as far as the share
+// goes that has its first run, and runs behind that one by one. Adds four sums of a thread's, slices in order. `at`: of the first job.
+QSPEC_DEVICE void add_shares(const LinearSpec& spec, const WideShares& shares, int tile, const float4* at, float (&result)[4]) {
+  const int runs = num_runs(spec.weight.k_tiles), added = shares.runs_added(tile, spec.job_runs);
+  const float4 total = load_l2(at);
+  result[0] = total.x, result[1] = total.y, result[2] = total.z, result[3] = total.w;
   QSPEC_NO_UNROLL
-  for (int first = 0; first < runs; first += kSliceRuns) {
-    const int slot = first / spec.job_runs, rest = runs - first < kSliceRuns ? runs - first : kSliceRuns;
-    const int together = spec.job_runs > 1 ? kSliceRuns : shares.first_job(shares.block_of(job + first) + 1) - job - first;
+  for (int first = added; first < runs; first += kSliceRuns) {
+    const int slot = first / spec.job_runs, rest = runs - first < kSliceRuns ? runs - first : kSliceRuns, together = shares.runs_together(tile, first, spec.job_runs);
     float4 v[kSliceRuns];  // all loads wait together
     QSPEC_UNROLL
     for (int i = 0; i < kSliceRuns; ++i) {
       v[i] = float4{0, 0, 0, 0};
-      if (i == 0 || (i >= together && i < rest)) v[i] = load_l2(reinterpret_cast<const float4*>(at + (slot + i) * run_floats));
+      if (i == 0 || (i >= together && i < rest)) v[i] = load_l2(at + (slot + i) * int64_t{WideShares::kJobSums});
     }
     float sum[4] = {v[0].x, v[0].y, v[0].z, v[0].w};
     QSPEC_UNROLL
@@ -78,30 +79,55 @@ QSPEC_DEVICE void add_shares(const LinearSpec& spec, const WideShares& shares, i
   }
 }
 
-// Blocks take pieces of the tiles that are left in turn: as many outputs as they have threads, times four.
+// Lane (g, t) has outputs g and g + 8 of rows 2t and 2t + 1; gets four neighbouring outputs of one of these rows: see four_of_lane(). All lanes.
+QSPEC_DEVICE void transpose_fours(float (&v)[4]) {
+  QSPEC_UNROLL
+  for (int step = 1; step < 4; step *= 2) {
+    const bool is_odd = lane_index() / 4 & step;
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      float &low = v[i], &high = v[i + step];
+      const float other = shuffle_xor(is_odd ? low : high, 4 * step);
+      if (is_odd) low = other;
+      else high = other;
+    }
+  }
+}
+struct FourOfLane {
+  int row, within;  // of the row block; the first output
+};
+QSPEC_DEVICE FourOfLane four_of_lane() {
+  const int g = lane_index() / 4, t = lane_index() % 4, i = g % 4;
+  return {2 * t + i % 2, i / 2 * 8 + g / 4 * 4};
+}
+
+// Blocks take pieces of the tiles that are shared in turn: as many outputs as they have threads, times four.
 QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, int rows) {
-  constexpr int kQuads = kTileN / 4;
   const LinearSpec& spec = phase.linear;
   const WideShares shares(spec, rows);
-  const int each = shares.group_items * kWideRows * kQuads / kStepThreads;
+  const int each = shares.group_items * kWideRowBlocks / kStepWarps;
   QSPEC_NO_UNROLL
   for (int i = block_index(); i < (shares.tiles - shares.whole) * each; i += grid_blocks()) {
-    const int tile = shares.whole + i / each, at = i % each * kStepThreads + thread_index();
-    if (shares.is_whole(tile)) continue;
-    const int within = at % kQuads * 4, column = at / kQuads % kWideRows, row = shares.pass(tile) * kWideRows + column;
-    const int in_group = at / (kQuads * kWideRows), item = shares.first_item(tile) + in_group, warp = shares.first_warp(in_group);
-    if (row >= rows || item >= spec.num_items) continue;
-    const float factor = shared_load_float(kFactorsAt + row * 4);
+    const int tile = shares.whole + i / each, unit = i % each * kStepWarps + thread_index() / kWarp;
+    if (shares.num_blocks(tile) == 1) continue;
+    const int in_group = unit % shares.group_items, c = unit / shares.group_items, item = shares.first_item(tile) + in_group, warp = shares.first_warp(in_group);
+    const FourOfLane place = four_of_lane();
+    const int row = shares.pass(tile) * kWideRows + 8 * c + place.row, at = item * kTileN + place.within;
+    if (row - place.row >= rows || item >= spec.num_items) continue;
+    const float factor = row < rows ? shared_load_float(kFactorsAt + row * 4) : 0;
     const auto add = [&](int of_warp, float(&to)[4]) {
-      add_shares(spec, shares, tile, shares.sums(params.workspace, tile, 0, of_warp) + column * kTileN + within, int64_t{kStepWarps} * kWideRows * kTileN, to);
+      const int other = (of_warp - thread_index() / kWarp) * kWarp;  // the thread whose sums these are
+      add_shares(spec, shares, tile, shares.own_sums(params.workspace, tile, 0) + c * kStepThreads + other, to);
+      transpose_fours(to);
     };
-    float sum[4] = {0, 0, 0, 0}, up[4] = {0, 0, 0, 0};
+    float sum[4], up[4];
     add(warp, sum);
     if (shares.is_pair) {
       add(warp + kUpWarp, up);
-      store_silu<false>(spec, params.blocks, item * kTileN + within, row, factor, sum, up);
-    } else {
-      store_output<false>(spec, item * kTileN + within, row, factor, {}, sum);
+      if (row < rows) store_silu<false>(spec, params.blocks, at, row, factor, sum, up);
+    } else if (row < rows) {
+      store_output<false>(spec, at, row, factor, {}, sum);
     }
   }
 }

@@ -57,6 +57,8 @@ constexpr int kWideRingAt = kWideStages * kWideStageBytes + kWideRowBlocks * kWi
 // Row-tiles, or pairs of them, of a tile of the product; and tiles.
 QSPEC_HOST_DEVICE constexpr int wide_group_items(bool is_pair) { return is_pair ? kStepWarps / 2 : kStepWarps; }
 QSPEC_HOST_DEVICE constexpr int wide_tiles(int num_items, bool is_pair, int passes) { return (num_items + wide_group_items(is_pair) - 1) / wide_group_items(is_pair) * passes; }
+// Of the tiles that don't go round, how many blocks share: none where that takes as long as a tile each. What is left and added takes about two runs' time.
+QSPEC_HOST_DEVICE constexpr int wide_tiles_left(int tiles, int runs, int blocks) { return tiles % blocks * runs + 2 * blocks < runs * blocks ? tiles % blocks : 0; }
 // How many units of weights, and what each takes of a lane: its words of the codes and (of up to four groups) the scales of its rows.
 constexpr int wide_units(GemmMode mode) { return mode == GemmMode::kDense ? 0 : 2; }
 constexpr int wide_unit_scales(bool has_wide_groups) { return has_wide_groups ? 1 : 4; }
@@ -104,6 +106,7 @@ struct LinearSpec {
   bool posts;            // the output, out_x and next_squares
   bool awaits_before;    // `before` is posted
   uint8_t half_shift;    // log2 of half tiles (32 k) a group
+  bool last_adds;        // wide: of blocks that share a tile the last adds their sums, not a phase behind it
   int num_items;         // row-tiles, or pairs of them (kSilu: gate tile i, up tile i)
   int job_runs;          // wide: runs of a job, 1 or 4
   int num_parts;
@@ -246,8 +249,8 @@ struct alignas(8) StepBatch {
 // Scratch that launches of one stream share; counters are zero before the first and after every launch.
 struct StepWorkspace {
   unsigned long long* barrier;  // arrivals so far, never reset
-  float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see slice_sums()
-  int32_t* counters;            // [items of the widest linear]
+  float* partials;              // [slice][row][padded n] of linears whose k is shared out; from 17 rows on see slice_sums() and WideShares
+  int32_t* counters;            // [items of the widest linear], [tiles of a wide one that are shared]
   float* item_results;          // [row · result_stride + slot][head][head_dim + kResultTail]
   float* segment_results;       // [row · segment_stride + segment][head][head_dim + kResultTail]
   float* block_scratch;         // attention: saved states [block][warp][2][kStateWords][lane]; wide linears: totals [block][row block][thread][4]

@@ -1,6 +1,6 @@
 // How a wide linear is shared out. A block works on tiles of the product: a row-tile a warp times the rows of a pass, over all of k. Every block has
 // as many whole tiles as each can have; those that are left are several jobs along k each, and every block takes as many neighbouring jobs: where its
-// share begins or ends within a tile, blocks leave the tile's sums to the reducing phase. The passes of a row-tile are neighbours, so that blocks
+// share begins or ends within a tile, blocks leave the tile's sums in memory. Where nearly every block could have one, they are whole tiles, too. The passes of a row-tile are neighbours, so that blocks
 // which read the same weights do so at the same time.
 #pragma once
 #include "step/step_shared.cuh"
@@ -23,7 +23,7 @@ struct WideShares {
         jobs((num_runs(spec.weight.k_tiles) + spec.job_runs - 1) / spec.job_runs),
         group_items(wide_group_items(is_pair)),
         tiles(wide_tiles(spec.num_items, is_pair, passes)),
-        whole(tiles - tiles % grid_blocks()) {}
+        whole(tiles - wide_tiles_left(tiles, num_runs(spec.weight.k_tiles), grid_blocks())) {}
 
   // Jobs are those of the tiles that are left.
   QSPEC_DEVICE int first_job(int block) const { return (tiles - whole) * jobs * block / grid_blocks(); }
@@ -31,6 +31,15 @@ struct WideShares {
   QSPEC_DEVICE int tile_job(int tile) const { return (tile - whole) * jobs; }
   // One block has all of a tile that is left.
   QSPEC_DEVICE bool is_whole(int tile) const { return block_of(tile_job(tile)) == block_of(tile_job(tile) + jobs - 1); }
+  // Blocks that have jobs of a tile that is left: of neighbours, those that have any.
+  QSPEC_DEVICE int num_blocks(int tile) const {
+    const int neighbours = block_of(tile_job(tile) + jobs - 1) - block_of(tile_job(tile)) + 1;
+    return neighbours < jobs ? neighbours : jobs;
+  }
+  // Of a tile that is left: so many runs, whole slices, has the block added that begins with the first.
+  QSPEC_DEVICE int runs_added(int tile, int job_runs) const { return jobs_together(tile, 0) * job_runs / kSliceRuns * kSliceRuns; }
+  // And so many from the slice on that begins with run `first`, at least, are of one share: their sum was left. Runs of the slice behind them were left one by one.
+  QSPEC_DEVICE int runs_together(int tile, int first, int job_runs) const { return job_runs > 1 ? kSliceRuns : jobs_together(tile, first); }
   QSPEC_DEVICE int pass(int tile) const { return tile % passes; }
   QSPEC_DEVICE int first_item(int tile) const { return tile / passes * group_items; }
   // Of a group's item: the warp that has it, or its gate.
@@ -38,10 +47,16 @@ struct WideShares {
   // A warp's item in a tile, maybe past the last, and its row-tile.
   QSPEC_DEVICE int item(int tile, int warp) const { return first_item(tile) + (is_pair ? warp / kGroupWarps * kUpWarp + warp % kUpWarp : warp); }
   QSPEC_DEVICE int row_tile(const LinearSpec& spec, int item, int warp) const { return is_pair && warp % kGroupWarps >= kUpWarp ? item + spec.num_items : item; }
-  // Where a warp leaves its sums of a job of a tile that is left: [column][16 outputs].
-  QSPEC_DEVICE float* sums(const StepWorkspace& workspace, int tile, int job, int warp) const {
-    return workspace.partials + (static_cast<int64_t>(tile_job(tile) + job) * kStepWarps + warp) * kWideRows * kTileN;
+  // Where the calling thread leaves its sums of a job of a tile that is left, of the first row block; the next row block's lie kStepThreads further, the next
+  // job's kJobSums.
+  static constexpr int kJobSums = kWideRowBlocks * kStepThreads;
+  QSPEC_DEVICE float4* own_sums(const StepWorkspace& workspace, int tile, int job) const {
+    return reinterpret_cast<float4*>(workspace.partials) + static_cast<int64_t>(tile_job(tile) + job) * kJobSums + thread_index();
   }
+
+ private:
+  // Jobs of a tile that is left, from `job` on, of the block that has it.
+  QSPEC_DEVICE int jobs_together(int tile, int job) const { return first_job(block_of(tile_job(tile) + job) + 1) - tile_job(tile) - job; }
 };
 
 // Walks the runs of a block's share: those of its whole tiles, then of its part of what is left.
@@ -70,7 +85,7 @@ struct WideState {
     rest_end = first_run(spec, shares.first_job(block + 1));
     rest = {shares.whole + begin / tile_runs, begin % tile_runs, 0};
     rest.left = runs_of_rest(rest.tile, rest.run);
-    first = shares.whole > 0 ? RunCursor{block, 0, tile_runs} : rest;
+    first = block < shares.whole ? RunCursor{block, 0, tile_runs} : rest;
     parity = next_parity;
   }
   // Where the share goes on behind a tile.

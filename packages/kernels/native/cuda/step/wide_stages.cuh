@@ -18,8 +18,14 @@ struct WideStages {
   int parity;           // of the round through the ring
   RunCursor at;         // the run whose units are copied next
   const uint8_t* from;  // and its activations
+  int turn;             // the unit of a run during which this warp starts a copy, or -1. Kept: a thread's number is slow to come by
 
-  QSPEC_DEVICE explicit WideStages(uint32_t region_at) : region(region_at), parity(wide_state().parity), at(wide_state().first) {}
+  QSPEC_DEVICE explicit WideStages(uint32_t region_at) : region(region_at), parity(wide_state().parity), at(wide_state().first), turn(find_turn()) {}
+  QSPEC_DEVICE static int find_turn() {
+    constexpr int kEach = kStepWarps / kWideStages;
+    const int warp = thread_index() / kWarp;
+    return static_cast<int>(not_hoisted(static_cast<uint32_t>(warp % kEach == 0 ? warp / kEach : -1)));
+  }
   // Where a unit is.
   QSPEC_DEVICE uint32_t place(int unit) const { return region + unit * kWideStageBytes; }
 
@@ -74,7 +80,7 @@ struct WideStages {
   QSPEC_DEVICE void refill(const LinearSpec& spec, const XForm& x, int unit) {
     const int to = (unit + kAhead) % kWideRunUnits;
     if (to == 0) advance(x);
-    if (thread_index() / kWarp == unit * (kStepWarps / kWideStages) && !at.is_done()) {
+    if (turn == unit && !at.is_done()) {
       wait_for_counter(empty_at(to), unit + kAhead < kWideStages ? parity ^ 1 : parity);
       if (elect_lane()) copy(spec, to);
       sync_warp();

@@ -17,6 +17,7 @@ struct WarpRuns {
   RunCursor at;
   RunPlace place;  // this lane's, of the run `at`
   int tiles;       // of k, from the run on
+  int scales_at[kRunTiles / kPieceTiles];  // of the run's pieces: this lane's scales, from its place on
 
   QSPEC_DEVICE void begin(const LinearSpec& spec) {
     at = wide_state().first;
@@ -31,6 +32,7 @@ struct WarpRuns {
     tiles -= kRunTiles;
     place.high += run_bytes(spec);
     if (kHasLow) place.low += kRunTiles * kTileBytes;
+    find_scales();
   }
   QSPEC_DEVICE static int piece_bytes(const LinearSpec& spec) { return full_piece_bytes(shift < 0 ? spec.weight.group_size : 32 << shift); }
 
@@ -46,6 +48,16 @@ struct WarpRuns {
     const int64_t row_bytes = kIsDense ? static_cast<int64_t>(w.k_tiles) * kDenseTileBytes : hi_row_tile_bytes(w.k, w.k_tiles, w.group_size);
     place.high = (kIsDense ? w.dense : w.hi) + row_tile * row_bytes + static_cast<int64_t>(at.run) * run_bytes(spec) + lane * 16;
     if (kHasLow) place.low = w.lo + (static_cast<int64_t>(row_tile) * w.k_tiles + at.run * kRunTiles) * kTileBytes + lane * 16;
+    find_scales();
+  }
+  // Behind a piece's codes, the last piece's may be fewer.
+  QSPEC_DEVICE void find_scales() {
+    const int lane = lane_index();
+    QSPEC_UNROLL
+    for (int p = 0; p < kRunTiles / kPieceTiles; ++p) {
+      const int rest = tiles - p * kPieceTiles;
+      scales_at[p] = (rest < kPieceTiles ? rest : kPieceTiles) * kTileBytes + lane / 4 * 4 - lane * 16;
+    }
   }
 };
 
@@ -59,12 +71,11 @@ struct WeightRing {
 
   WarpRuns<mode, shift> next;  // the run of the unit that is copied next
   uint32_t codes, scales;      // of this lane's part of the first slot
-  int to_scales;               // in memory, from the lane's codes to its scales, but for the codes' length
 
   QSPEC_DEVICE void begin(const LinearSpec& spec, uint32_t region) {
     next.begin(spec);
     const uint32_t ring = region + kWideRingAt + thread_index() / kWarp * kUnits * kUnitBytes;
-    codes = ring + lane_index() * 16, scales = ring + kScalesAt + lane_index() * 4, to_scales = lane_index() / 4 * 4 - lane_index() * 16;
+    codes = ring + lane_index() * 16, scales = ring + kScalesAt + lane_index() * 4;
     QSPEC_UNROLL
     for (int unit = 0; unit < kUnits; ++unit) fetch(spec, unit);
   }
@@ -100,8 +111,8 @@ struct WeightRing {
     const int piece = unit / kPieceUnits, half = unit % kPieceUnits;
     const uint32_t slot = unit % kUnits * kUnitBytes;
     const uint8_t *high = next.place.high + piece * WarpRuns<mode, shift>::piece_bytes(spec), *low = kHasLow ? next.place.low + unit * kCodeBytes : nullptr;
-    const int shifted = shift < 0 ? spec.half_shift : shift, groups = 2 * kWideUnitTiles >> shifted, rest = next.tiles - piece * kPieceTiles;
-    const uint8_t* from = high + ((rest < kPieceTiles ? rest : kPieceTiles) * kTileBytes + to_scales);
+    const int shifted = shift < 0 ? spec.half_shift : shift, groups = 2 * kWideUnitTiles >> shifted;
+    const uint8_t* from = high + next.scales_at[piece];
     QSPEC_UNROLL
     for (int i = 0; i < kWideUnitTiles; ++i) {
       copy_async<16>(codes + slot + i * kRowBytes, high + half * kCodeBytes + i * kTileBytes);
