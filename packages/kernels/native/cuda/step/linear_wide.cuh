@@ -324,13 +324,15 @@ struct WideLinear {
     return is_whole ? reinterpret_cast<float4*>(workspace.block_scratch) + block_index() * n8 * kStepThreads + thread_index() : state.shares.own_sums(workspace, now.tile, 0);
   }
   QSPEC_DEVICE void leave(int run) const { store_totals(sums, state.shares.own_sums(step_params().workspace, now.tile, run / spec.job_runs)); }
-  // The share of a tile is done.
+  // The share of a tile is done. Dense weights are on their way to registers, which every call here would have in memory instead: one, and nobody comes last.
   QSPEC_DEVICE void end_tile(int index) const {
-    if (!is_whole) {
-      if (!spec.last_adds || !is_last_of_tile(now.tile)) return;
-      add_wide_tile(index, now.tile);
+    if constexpr (!kIsDense) {
+      if (!is_whole && spec.last_adds && is_last_of_tile(now.tile)) {
+        add_wide_tile(index, now.tile);
+        store_wide_tile(index, now.tile);
+      }
     }
-    store_wide_tile(index, now.tile);
+    if (is_whole) store_wide_tile(index, now.tile);
   }
 
   QSPEC_DEVICE void run(int index) {
