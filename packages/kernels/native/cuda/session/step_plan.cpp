@@ -405,9 +405,13 @@ class PhaseBuilder {
     for (int passes = most_passes(node); passes > 0; --passes) most = std::max(most, wide_tiles_left(spec, passes));
     return most;
   }
-  // Of the blocks that share a tile the last adds. It reads all of the tile's sums by itself: where there are few tiles, a phase in which all read costs less. So
-  // it does for dense weights, see WideLinear::end_tile().
-  bool last_adds(const Node& node, const LinearSpec& spec) const { return spec.mode != GemmMode::kDense && 2 * wide_tiles_left(spec, most_passes(node)) > environment_.num_blocks; }
+  // Of the blocks that share a tile the last adds. It reads all of the tile's sums by itself: where there are few tiles, a phase in which all read costs less, and
+  // with dense weights always (WideLinear::end_tile()). Where none are shared there is nothing to add.
+  bool last_adds(const Node& node, const LinearSpec& spec) const {
+    if (spec.mode == GemmMode::kDense) return wide_tiles_left(node, spec) == 0;
+    const int64_t left = wide_tiles_left(spec, most_passes(node));
+    return left == 0 || 2 * left > environment_.num_blocks;
+  }
   static constexpr int64_t kWideJobFloats = kStepWarps * kTileN * kWideRows;
   // Jobs of a whole slice leave a quarter of the sums, jobs of a run keep more warps busy. A job's sums are written and read once, which takes some of a run's time.
   int wide_job_runs(const Node& node, const LinearSpec& spec) const {

@@ -1,16 +1,15 @@
-// A linear of 64 rows and more whose activations are bf16: what matters now is to keep the tensor cores busy.
+// A linear of more than 32 rows whose activations are bf16: what matters now is to keep the tensor cores busy.
 //
 // Each warp has a row-tile, whose weights it unpacks in registers: they are the A operand of a warpgroup's product. Activations come through a ring of
 // stages in shared memory (WideStages), from where tensor cores read them for all warps; weights through a ring of each warp's own (WeightRing), or
 // to registers where they are dense. A block does a tile of the product (WideShares) run by run of k: all that a warp must find out is found out
 // once a run, within which every place is a constant. While a warpgroup's tensor cores work, others unpack.
 // Sums over runs, slices and k are made in the one order (common/layout.h): a run's in registers, a slice's in shared memory, a tile's in memory, each
-// thread its own. What blocks leave of a tile that they share is added by whoever comes last, or, where there are few such tiles, by
-// a phase of its own (step/linear_reduce.cuh).
+// thread its own. What blocks leave of a tile that they share is added by whoever comes last or, where there are few such tiles, by a phase of its own
+// (step/linear_reduce.cuh).
 #pragma once
 #include "common/wide_mma.cuh"
 #include "step/linear_shared.cuh"
-#include "step/linear_tiles.cuh"
 #include "step/wide_stages.cuh"
 #include "step/wide_weights.cuh"
 
@@ -162,7 +161,7 @@ struct WideLinear {
   bool is_whole;        // the tile is this block's alone
   WideStages stages;
   WideInput input;       // the first stage
-  Accumulator<n8> sums;       // of the run
+  Accumulator<n8> sums;  // of the run
   Ring ring;
   Unit weights;          // the unit that is multiplied next
   WarpRuns<GemmMode::kDense, 0> dense;  // the run whose tiles are loaded next

@@ -1,7 +1,7 @@
 // How a wide linear is shared out. A block works on tiles of the product: a row-tile a warp times the rows of a pass, over all of k. Every block has
 // as many whole tiles as each can have; those that are left are several jobs along k each, and every block takes as many neighbouring jobs: where its
-// share begins or ends within a tile, blocks leave the tile's sums in memory. Where nearly every block could have one, they are whole tiles, too. The passes of a row-tile are neighbours, so that blocks
-// which read the same weights do so at the same time.
+// share begins or ends within a tile, blocks leave the tile's sums in memory. Where nearly every block could have one, they are whole tiles, too. The passes
+// of a row-tile are neighbours, so that blocks which read the same weights do so at the same time.
 #pragma once
 #include "step/step_shared.cuh"
 
