@@ -29,8 +29,6 @@ struct WideShares {
   QSPEC_DEVICE int first_job(int block) const { return (tiles - whole) * jobs * block / grid_blocks(); }
   QSPEC_DEVICE int block_of(int job) const { return (grid_blocks() * (job + 1) - 1) / ((tiles - whole) * jobs); }
   QSPEC_DEVICE int tile_job(int tile) const { return (tile - whole) * jobs; }
-  // One block has all of a tile that is left.
-  QSPEC_DEVICE bool is_whole(int tile) const { return block_of(tile_job(tile)) == block_of(tile_job(tile) + jobs - 1); }
   // Blocks that have jobs of a tile that is left: of neighbours, those that have any.
   QSPEC_DEVICE int num_blocks(int tile) const {
     const int neighbours = block_of(tile_job(tile) + jobs - 1) - block_of(tile_job(tile)) + 1;

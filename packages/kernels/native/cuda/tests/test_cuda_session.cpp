@@ -48,6 +48,19 @@ Program product_program(const Backend& backend, const RandomWeight& weight, Plan
   return program;
 }
 
+// logits = down · silu(gate) · up, of a product's first and second half.
+void add_silu(const Backend& backend, const RandomWeight& down, Program* program) {
+  BufferSpec activated, logits;
+  activated.width = down.k(), logits.width = down.n();
+  program->buffers.push_back(activated), program->buffers.push_back(logits);
+  ProgramOp silu, linear;
+  silu.kind = OpKind::kSiluMul, silu.input = 3, silu.output = 4, silu.width = down.k();
+  linear.kind = OpKind::kLinear, linear.input = 4, linear.output = 5;
+  expect_ok(backend.create_weight({down.source("down")}, &linear.weight), "down");
+  program->ops.push_back(silu), program->ops.push_back(linear);
+  program->logits = 5;
+}
+
 SessionConfig product_config(const std::shared_ptr<Backend>& backend, const RandomWeight& weight, Plane plane, int bits, bool per_token, VectorRef bias) {
   SessionConfig config;
   config.target = product_program(*backend, weight, plane, bits, per_token, bias);
@@ -134,6 +147,21 @@ QSPEC_TEST(wide_products_equal_narrow_ones) {
       const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), text("%s n=%d k=%d, %d rows", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k), chunk));
     }
+  }
+}
+
+// The same of gates and their ups, which lie in different row-tiles: with n = 960 the last block adds two tiles, with 768 the phase behind it adds one.
+QSPEC_TEST(wide_pairs_equal_narrow_ones) {
+  const std::vector<ProductCase> cases = {{int4_spec(128), Plane::kFull, 960, 4224}, {dense_spec(DenseType::kBf16), Plane::kFull, 768, 4136}};
+  for (const ProductCase& c : cases) {
+    const RandomWeight weight(c.spec, c.n, c.k, 8), down(dense_spec(DenseType::kBf16), c.n, c.n / 2, 9);
+    SessionConfig config = product_config(cuda_backend(), weight, c.plane, 16, false, nullptr);
+    add_silu(*cuda_backend(), down, &config.target);
+    auto session = session_on_three_blocks(std::move(config));
+    if (!session) return;
+    const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
+    const std::vector<float> expected = forward_all(*session, tokens, 16, pages), rows = forward_all(*session, tokens, 64, pages);
+    QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), text("%s n=%d k=%d", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k)));
   }
 }
 
