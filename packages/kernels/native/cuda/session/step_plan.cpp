@@ -405,8 +405,8 @@ class PhaseBuilder {
     for (int passes = most_passes(node); passes > 0; --passes) most = std::max(most, wide_tiles_left(spec, passes));
     return most;
   }
-  // Of the blocks that share a tile the last adds. It reads all of the tile's sums by itself: where there are few tiles, a phase in which all read costs less, and
-  // with dense weights always (WideLinear::end_tile()). Where none are shared there is nothing to add.
+  // Of the blocks that share a tile the last adds. It reads all of the tile's sums by itself: where there are few tiles, a phase in which all read costs less. Over
+  // dense weights nobody comes last (WideLinear::end_tile()). Where none are shared there is nothing to add, and no phase for it.
   bool last_adds(const Node& node, const LinearSpec& spec) const {
     if (spec.mode == GemmMode::kDense) return wide_tiles_left(node, spec) == 0;
     const int64_t left = wide_tiles_left(spec, most_passes(node));
@@ -426,7 +426,7 @@ class PhaseBuilder {
     return static_cast<double>(by_runs) + sums * kSumsRuns <= static_cast<double>(by_slices) * (kSliceRuns + kSumsRuns) ? 1 : kSliceRuns;
   }
 
-  // Phases that touch nothing in common may follow each other at once. Linears that leave sums in the workspace do.
+  // Phases that touch nothing in common may follow each other at once. Linears that leave sums have the workspace in common.
   static bool needs_barrier(const std::vector<Phase>& phases, size_t i) {
     const Phase &now = phases[i], &next = phases[i + 1];
     if (posts(now) && posts(next)) return false;
