@@ -25,7 +25,7 @@
 //   bf16: [k tile][row block c][half tile][row g of the block][t] 16 B:  k = 64·tile + 32·half + 8·t + 0..7 of row 8·c + g
 //   int8: the same with 8 B, codes in code_place order; scales float32 and sums int32 [group][columns].
 // A block of rows holds 8, or fewer (1, 2, 4) when the batch has no more: lanes of missing rows then read others' and are ignored.
-// From 64 rows on (wide) a row block's half tile has its words (2 k) transposed, [w 0..3][g][t] 4 B instead of [g][t][w]: the 8x8 matrices that
+// From 25 rows on (four row blocks) a row block's half tile has its words (2 k) transposed, [w 0..3][g][t] 4 B instead of [g][t][w]: the 8x8 matrices that
 // tensor cores read from shared memory for themselves (common/wide_mma.cuh).
 //
 // ORDER OF SUMS, a function of the weight's shape alone, so that a row's result never depends on the batch:
@@ -48,6 +48,7 @@ constexpr int kPieceTiles = 4;
 constexpr int kPieceK = kPieceTiles * kTileK;
 constexpr int kSliceRuns = 4;
 constexpr int kScaleBytes = 32;  // of one group of one row-tile
+constexpr int kGroupRowBlocks = 4;  // from so many on warpgroups multiply, unless activations are integers: with fewer there are too few jobs to share out
 constexpr int kWideRowBlocks = 8;
 constexpr int kWideBlockBytes = 1024, kWideHalfBytes = 512, kWideStepBytes = 256, kWideWordBytes = 128;  // of a row block's tile, half tile …
 constexpr int kReadSlack = 16384; // bytes behind a weight that may be read (and are ignored): kernels load without asking what is left
@@ -96,11 +97,12 @@ struct RowBlocks {
   int blocks, rows;
   QSPEC_HOST_DEVICE constexpr int columns() const { return blocks * rows; }
   QSPEC_HOST_DEVICE constexpr bool is_wide() const { return blocks >= kWideRowBlocks; }
+  QSPEC_HOST_DEVICE constexpr bool is_for_groups() const { return blocks >= kGroupRowBlocks; }
 };
 // Byte offset in bf16 x-form of element k (even) of row r, in a buffer whose first tile is k tile 0. The pair k, k + 1 lies together.
 QSPEC_HOST_DEVICE constexpr int64_t x_offset(const RowBlocks& b, int r, int k) {
   const int64_t half = (static_cast<int64_t>(k / 64) * b.blocks + r / 8) * 2 + k % 64 / 32;
-  if (b.is_wide()) return half * kWideHalfBytes + k % 8 / 2 * kWideWordBytes + r % 8 * 16 + k % 32 / 8 * 4;
+  if (b.is_for_groups()) return half * kWideHalfBytes + k % 8 / 2 * kWideWordBytes + r % 8 * 16 + k % 32 / 8 * 4;
   return (half * b.rows + r % 8) * 64 + k % 32 * 2;
 }
 QSPEC_HOST_DEVICE constexpr int x_tile_bytes(const RowBlocks& b) { return b.columns() * 128; }

@@ -86,16 +86,15 @@ QSPEC_DEVICE uint32_t pack_bf16(float low, float high) {
 #endif
 }
 
-QSPEC_DEVICE uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
+constexpr uint32_t kByteMask = 0x0f0f0f0fu;  // the low nibble of every byte
+// Bytes 1 and 3 of a word, each in the low byte of a half.
+QSPEC_DEVICE uint32_t odd_bytes(uint32_t word) {
 #if defined(__CUDACC__)
-  uint32_t d;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(mask), "r"(bits));
-  return d;
+  return __byte_perm(word, 0, 0x4341);
 #else
-  return (a & mask) | bits;
+  return word >> 8 & 0x00ff00ffu;
 #endif
 }
-constexpr uint32_t kByteMask = 0x0f0f0f0fu;  // the low nibble of every byte
 // The same value, of which the compiler knows nothing: what is made of it is made where it is used.
 QSPEC_DEVICE uint32_t not_hoisted(uint32_t value) {
 #if defined(__CUDACC__)
@@ -106,20 +105,7 @@ QSPEC_DEVICE uint32_t not_hoisted(uint32_t value) {
   return value;
 #endif
 }
-// a - b and a · b + c of bfloat16 pairs, rounded once.
-QSPEC_DEVICE uint32_t bf16x2_sub(uint32_t a, uint32_t b) {
-#if defined(__CUDACC__)
-  uint32_t d;
-#if __CUDA_ARCH__ >= 900
-  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-#else
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(0xbf80bf80u), "r"(a));  // b · -1 + a
-#endif
-  return d;
-#else
-  return pack_bf16(bf16_low(a) - bf16_low(b), bf16_high(a) - bf16_high(b));
-#endif
-}
+// a · b + c of bfloat16 pairs, rounded once.
 QSPEC_DEVICE uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
 #if defined(__CUDACC__)
   uint32_t d;
@@ -129,6 +115,19 @@ QSPEC_DEVICE uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
   return pack_bf16(bf16_low(a) * bf16_low(b) + bf16_low(c), bf16_high(a) * bf16_high(b) + bf16_high(c));
 #endif
 }
+
+// ---- Small integers as bfloat16 ------------------------------------------------------------------------------------------------------
+//
+// Up to the smallest exponent bfloat16 is linear in its bits: a half word that holds an integer of 0 to 255 and nothing above it is integer · 2^-133. A
+// multiplication by kCodeFactor brings it to where sums are made: integer · kCodeUnit.
+
+constexpr int kLeastBf16Log2 = -133, kCodeUnitLog2 = -10;
+constexpr float kCodeUnit = 1.0f / 1024, kCodesAUnit = 1024.0f;
+constexpr uint32_t kBf16Signs = 0x80008000u;
+QSPEC_HOST_DEVICE constexpr uint32_t bf16_pair_of_power(int log2) { return static_cast<uint32_t>(127 + log2) << 7 | static_cast<uint32_t>(127 + log2) << 23; }
+constexpr uint32_t kCodeFactor = bf16_pair_of_power(kCodeUnitLog2 - kLeastBf16Log2);
+constexpr uint32_t kCodeFactor16 = bf16_pair_of_power(kCodeUnitLog2 - kLeastBf16Log2 - 4);  // for integers four bits further up
+static_assert(kCodeUnitLog2 - kLeastBf16Log2 <= 127, "a bfloat16");
 
 // ---- Arithmetic that must round the same wherever it is inlined (the build also switches contraction off) ---------------------------
 

@@ -27,10 +27,25 @@ QSPEC_DEVICE void end_wide() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
+// What the calling thread wrote to shared memory, or copied there and has waited for, can be read as B behind the block's next barrier.
+QSPEC_DEVICE void publish_wide_input() {
+#if defined(QSPEC_HAS_WGMMA)
+  asm volatile("fence.proxy.async;" ::: "memory");
+#endif
+}
 template <int running>
 QSPEC_DEVICE void wait_wide() {
 #if defined(QSPEC_HAS_WGMMA)
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(running) : "memory");
+#endif
+}
+// Waits for all products; their sums are read behind this, for the compiler doesn't know what is waited for.
+template <int n8>
+QSPEC_DEVICE void wait_wide_sums(float (&d)[n8][4]) {
+  wait_wide<0>();
+#if defined(QSPEC_HAS_WGMMA)
+  QSPEC_UNROLL
+  for (int c = 0; c < n8; ++c) asm volatile("" : "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])::"memory");
 #endif
 }
 
@@ -54,21 +69,43 @@ struct WideInput {
 };
 
 #if defined(QSPEC_HAS_WGMMA)
-// d (+)= A · B of a k16 step, 64 rows of B.
+// d (+)= A · B of a k16 step, of 24, 32 or 64 rows of B.
+#define QSPEC_WIDE_STEP(rows, sums, a0, a1, a2, a3, low, is_new, at, high)                                                                                   \
+  "{\n.reg .pred p;\n.reg .b32 l;\n.reg .b64 b;\nsetp.eq.b32 p, %" is_new ", 0;\nadd.u32 l, %" low ", %" at ";\nmov.b64 b, {l, %" high "};\n"                     \
+  "wgmma.mma_async.sync.aligned.m64n" rows "k16.f32.bf16.bf16 {" sums "}, {%" a0 ",%" a1 ",%" a2 ",%" a3 "}, b, p, 1, 1, 0;\n}"
+#define QSPEC_WIDE_SUMS(c) "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])
+#define QSPEC_WIDE_INPUT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(x.low), "n"(is_first ? 1 : 0), "r"(offset >> 4), "n"(kWideBlockBytes >> 4)
+template <bool is_first>
+QSPEC_DEVICE void wide_step(float (&d)[3][4], const uint32_t (&a)[4], const WideInput& x, uint32_t offset) {
+  asm volatile(QSPEC_WIDE_STEP("24", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11", "12", "13", "14", "15", "16", "17", "18", "19")
+               : QSPEC_WIDE_SUMS(0), QSPEC_WIDE_SUMS(1), QSPEC_WIDE_SUMS(2)
+               : QSPEC_WIDE_INPUT);
+}
+template <bool is_first>
+QSPEC_DEVICE void wide_step(float (&d)[4][4], const uint32_t (&a)[4], const WideInput& x, uint32_t offset) {
+  asm volatile(QSPEC_WIDE_STEP("32", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15", "16", "17", "18", "19", "20", "21", "22", "23")
+               : QSPEC_WIDE_SUMS(0), QSPEC_WIDE_SUMS(1), QSPEC_WIDE_SUMS(2), QSPEC_WIDE_SUMS(3)
+               : QSPEC_WIDE_INPUT);
+}
 template <bool is_first>
 QSPEC_DEVICE void wide_step(float (&d)[8][4], const uint32_t (&a)[4], const WideInput& x, uint32_t offset) {
-  asm volatile(
-      "{\n.reg .pred p;\n.reg .b32 l;\n.reg .b64 b;\nsetp.eq.b32 p, %37, 0;\nadd.u32 l, %36, %38;\nmov.b64 b, {l, %39};\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,"
-      "%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, b, p, 1, 1, 0;\n}"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]),
-        "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
-        "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
-        "+f"(d[7][2]), "+f"(d[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(x.low), "n"(is_first ? 1 : 0), "r"(offset >> 4), "n"(kWideBlockBytes >> 4));
+  asm volatile(QSPEC_WIDE_STEP("64",
+                               "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31", "32", "33",
+                               "34", "35", "36", "37", "38", "39")
+               : QSPEC_WIDE_SUMS(0), QSPEC_WIDE_SUMS(1), QSPEC_WIDE_SUMS(2), QSPEC_WIDE_SUMS(3), QSPEC_WIDE_SUMS(4), QSPEC_WIDE_SUMS(5), QSPEC_WIDE_SUMS(6),
+                 QSPEC_WIDE_SUMS(7)
+               : QSPEC_WIDE_INPUT);
 }
+#undef QSPEC_WIDE_STEP
+#undef QSPEC_WIDE_SUMS
+#undef QSPEC_WIDE_INPUT
 #endif
 
+// Where half tile `half` of n8 row blocks lies, from the first on.
+template <int n8>
+QSPEC_DEVICE constexpr uint32_t wide_half_at(int half) {
+  return half / 2 * n8 * kWideBlockBytes + half % 2 * kWideHalfBytes;
+}
 // d += half a tile's product (32 k: two k16 steps), or d = it when it is the first. `offset`: of the half tile. All four warps.
 template <bool is_first, int n8>
 QSPEC_DEVICE void multiply_wide(float (&d)[n8][4], const uint32_t (&a)[2][4], const WideInput& x, uint32_t offset) {

@@ -1,30 +1,46 @@
 // One run (512 k) of a row-tile times all rows: the inner loop of every product, used by every kernel so that all sum alike.
 //
 // Weights come from global memory straight into registers, a chunk ahead of the tensor cores: their layout is the order of the fragments, so
-// nothing has to be exchanged between lanes. Activations (x-form) lie in shared memory. Accumulators: lane (g, t) holds
+// nothing has to be exchanged between lanes. Activations (x-form) lie in shared memory, from where a warp loads them, or a warpgroup's tensor cores read
+// them for themselves. Accumulators: lane (g, t) holds
 // for row-tile j and row block c: outputs g and g+8 of batch rows 2t, 2t+1 as [c][0..3] = (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
 #pragma once
-#include "common/primitives.cuh"
+#include "common/wide_mma.cuh"
 #include "step/step_program.h"
 
 namespace qspec::cuda {
 
-constexpr uint32_t kNibbleMask = 0x000f000fu;
-constexpr uint32_t kBf16Magic = 0x43004300u;   // 128.0 twice: a nibble in the low mantissa bits makes 128 + nibble, exactly
-constexpr uint32_t kBf16Offset = 0x43084308u;  // 136.0 twice: takes away the 128 and the stored + 8
+// A word of a 4-bit plane -> the four A registers of mma.m16n8k16. Codes, stored + 8, are taken as they lie: with nothing above them, bits 0-3 of a half word are
+// the subnormal bfloat16 code · kLeastBf16, and bits 4-7, a row g + 8's, 16 times that, for up to the smallest exponent bfloat16 is linear in its bits. One
+// multiply-add a pair makes of that code · kCodeUnit, exactly, for both rows.
+constexpr uint32_t kLowNibbles = 0x000f000fu, kHighNibbles = 0x00f000f0u;
+constexpr uint32_t kCodeOffset = bf16_pair_of_power(kCodeUnitLog2 + 3) | kBf16Signs;  // -8 · kCodeUnit
+struct NibblePairs {
+  uint32_t pairs[4];  // of rows g, g + 8 (16 times as large), g, g + 8
+  QSPEC_DEVICE explicit NibblePairs(uint32_t word)
+      : pairs{word & kLowNibbles, word & kHighNibbles, word >> 8 & kLowNibbles, word >> 8 & kHighNibbles} {}
+};
+// (value + offset) · kCodeUnit of the i-th pair.
+QSPEC_DEVICE uint32_t code_pair(uint32_t pair, int i, uint32_t offset) { return bf16x2_fma(pair, i % 2 == 0 ? kCodeFactor : kCodeFactor16, offset); }
 
-// One word of a 4-bit plane -> the four A registers of mma.m16n8k16 (codes in [-8, 7], exact).
 QSPEC_DEVICE void unpack_nibbles(uint32_t word, uint32_t (&a)[4]) {
+  const NibblePairs codes(word);
   QSPEC_UNROLL
-  for (int i = 0; i < 4; ++i) a[i] = bf16x2_sub(and_or(word >> (4 * i), kNibbleMask, kBf16Magic), kBf16Offset);
+  for (int i = 0; i < 4; ++i) a[i] = code_pair(codes.pairs[i], i, kCodeOffset);
 }
-// hi and lo words -> radix · hi + lo (an 8-bit integer, exact in bf16). `radix2` is the radix as a bf16 pair.
-QSPEC_DEVICE void unpack_nested(uint32_t hi, uint32_t lo, uint32_t radix2, uint32_t (&a)[4]) {
-  uint32_t low[4];
-  unpack_nibbles(hi, a);
-  unpack_nibbles(lo, low);
+// What nested codes are unpacked with, as bfloat16 pairs: the radix, and what to take off radix · (hi + 8) + lo + 8.
+struct NestedRadix {
+  uint32_t radix, offset;
+  QSPEC_DEVICE explicit NestedRadix(int of) {
+    const float value = static_cast<float>(of), taken = (value + 1.0f) * (-8.0f * kCodeUnit);
+    radix = pack_bf16(value, value), offset = pack_bf16(taken, taken);
+  }
+};
+// hi and lo words -> radix · hi + lo (an 8-bit integer).
+QSPEC_DEVICE void unpack_nested(uint32_t hi, uint32_t lo, const NestedRadix& radix, uint32_t (&a)[4]) {
+  const NibblePairs high(hi), low(lo);
   QSPEC_UNROLL
-  for (int i = 0; i < 4; ++i) a[i] = bf16x2_fma(a[i], radix2, low[i]);
+  for (int i = 0; i < 4; ++i) a[i] = code_pair(bf16x2_fma(high.pairs[i], radix.radix, low.pairs[i]), i, radix.offset);
 }
 
 // Where the activations lie in shared memory from some tile on.
@@ -83,6 +99,22 @@ QSPEC_DEVICE void multiply_half(Accumulator<n8>& group, const uint32_t (&a)[2][4
     else mma_bf16(group.value[c], a[0], x.b[c].x, x.b[c].y);
     mma_bf16(group.value[c], a[1], x.b[c].z, x.b[c].w);
   }
+}
+
+// The same of half tile `half` of a warp's own input, and of one that a warpgroup's tensor cores read for themselves; waits for it.
+template <int n8>
+QSPEC_DEVICE void multiply_half_at(Accumulator<n8>& group, const uint32_t (&a)[2][4], const TileInput& input, int half, bool is_first, int lane) {
+  HalfInput<n8> x;
+  x.load(input, half, lane);
+  multiply_half(group, a, x, is_first);
+}
+template <int n8>
+QSPEC_DEVICE void multiply_half_at(Accumulator<n8>& group, const uint32_t (&a)[2][4], const WideInput& input, int half, bool is_first, int) {
+  if (is_first) group.clear();
+  begin_wide();
+  multiply_wide<false>(group.value, a, input, wide_half_at<n8>(half));
+  end_wide();
+  wait_wide_sums(group.value);
 }
 
 // Integer sums of one group.
@@ -177,14 +209,14 @@ struct WeightChunk {
   }
 
   // Fragments of half tile `half`.
-  QSPEC_DEVICE void unpack(uint32_t (&a)[2][4], int half, uint32_t radix2) const {
+  QSPEC_DEVICE void unpack(uint32_t (&a)[2][4], int half, const NestedRadix& radix) const {
     QSPEC_UNROLL
     for (int s = 0; s < 2; ++s) {
       if constexpr (kIsDense) {
         const uint4& v = high[2 * half + s];
         a[s][0] = v.x, a[s][1] = v.y, a[s][2] = v.z, a[s][3] = v.w;
       } else if constexpr (kHasLow) {
-        unpack_nested(word_of(high[half / 2], 2 * (half % 2) + s), word_of(low[half / 2], 2 * (half % 2) + s), radix2, a[s]);
+        unpack_nested(word_of(high[half / 2], 2 * (half % 2) + s), word_of(low[half / 2], 2 * (half % 2) + s), radix, a[s]);
       } else {
         unpack_nibbles(word_of(high[half / 2], 2 * (half % 2) + s), a[s]);
       }
@@ -193,7 +225,7 @@ struct WeightChunk {
 
   // total += chunk · input.
   template <int n8>
-  QSPEC_DEVICE void multiply(Accumulator<n8>& total, const TileInput& input, int half_shift, uint32_t radix2, int lane) const {
+  QSPEC_DEVICE void multiply(Accumulator<n8>& total, const TileInput& input, int half_shift, const NestedRadix& radix, int lane) const {
     const int shifted = shift < 0 ? half_shift : shift, mask = (1 << shifted) - 1;
     if constexpr (mode == GemmMode::kHiInt) {
       IntegerSums<n8> sums;
@@ -216,7 +248,7 @@ struct WeightChunk {
       for (int half = 0; half < 2 * kTiles; ++half) {
         if (half + 1 < 2 * kTiles) x[(half + 1) % 2].load(input, half + 1, lane);
         uint32_t a[2][4];
-        unpack(a, half, radix2);
+        unpack(a, half, radix);
         if constexpr (kIsDense) {
           multiply_half(total, a, x[half % 2], false);
         } else {
@@ -224,6 +256,48 @@ struct WeightChunk {
           if ((half & mask) != mask) continue;
           add_group(total, group, scales_of(half >> shifted));
         }
+      }
+    }
+  }
+
+  // The same by a warpgroup, each warp a row-tile of its own. `first`: the chunk's first tile, of those behind where `input` is.
+  template <int n8>
+  QSPEC_DEVICE void multiply(Accumulator<n8>& total, const WideInput& input, int first, int half_shift, const NestedRadix& radix, int lane) const {
+    const int mask = (1 << (shift < 0 ? half_shift : shift)) - 1;
+    if constexpr (kIsDense) {
+      uint32_t a[2 * kTiles][2][4];
+      QSPEC_UNROLL
+      for (int half = 0; half < 2 * kTiles; ++half) unpack(a[half], half, radix);
+      begin_wide();
+      QSPEC_UNROLL
+      for (int half = 0; half < 2 * kTiles; ++half) multiply_wide<false>(total.value, a[half], input, wide_half_at<n8>(2 * first + half));
+      end_wide();
+      wait_wide_sums(total.value);
+    } else if constexpr (shift >= 0) {
+      constexpr int kHalves = 1 << shift;  // of a group
+      QSPEC_UNROLL
+      for (int q = 0; q < kGroups; ++q) {
+        uint32_t a[kHalves][2][4];
+        QSPEC_UNROLL
+        for (int i = 0; i < kHalves; ++i) unpack(a[i], q * kHalves + i, radix);
+        Accumulator<n8> group;
+        begin_wide();
+        multiply_wide<true>(group.value, a[0], input, wide_half_at<n8>(2 * first + q * kHalves));
+        QSPEC_UNROLL
+        for (int i = 1; i < kHalves; ++i) multiply_wide<false>(group.value, a[i], input, wide_half_at<n8>(2 * first + q * kHalves + i));
+        end_wide();
+        wait_wide_sums(group.value);
+        add_group(total, group, scales_of(q));
+      }
+    } else {
+      Accumulator<n8> group;
+      group.clear();
+      QSPEC_UNROLL
+      for (int half = 0; half < 2 * kTiles; ++half) {
+        uint32_t a[2][4];
+        unpack(a, half, radix);
+        multiply_half_at(group, a, input, 2 * first + half, (half & mask) == 0, lane);
+        if ((half & mask) == mask) add_group(total, group, scales_of(half >> half_shift));
       }
     }
   }
@@ -239,9 +313,10 @@ struct WeightChunk {
   }
 };
 
-// A run that ends before 512 k: the last of a row-tile. The same sums in the same order, tile by tile. `k`: of the run.
-template <GemmMode mode, int n8>
-QSPEC_DEVICE void multiply_short_run(Accumulator<n8>& total, const RunPlace& place, int k, const TileInput& input, int half_shift, uint32_t radix2,
+// A run that ends before 512 k: the last of a row-tile. The same sums in the same order, tile by tile. `k`: of the run. `input`: TileInput, or WideInput of a
+// warpgroup.
+template <GemmMode mode, int n8, typename Input>
+QSPEC_DEVICE void multiply_short_run(Accumulator<n8>& total, const RunPlace& place, int k, const Input& input, int half_shift, const NestedRadix& radix,
                                      int lane) {
   const int num_tiles = (k + kTileK - 1) / kTileK, group_size = 32 << half_shift, mask = (1 << half_shift) - 1;
   Accumulator<n8> group;
@@ -261,16 +336,14 @@ QSPEC_DEVICE void multiply_short_run(Accumulator<n8>& total, const RunPlace& pla
         const int word = lane * 16 + (2 * (half % 2) + s) * 4;
         words[s] = load_stream_4(place.high + piece + (tile - first) * kTileBytes + word);
         if constexpr (mode == GemmMode::kHi) unpack_nibbles(words[s], a[s]);
-        if constexpr (mode == GemmMode::kHiLo) unpack_nested(words[s], load_stream_4(place.low + tile * kTileBytes + word), radix2, a[s]);
+        if constexpr (mode == GemmMode::kHiLo) unpack_nested(words[s], load_stream_4(place.low + tile * kTileBytes + word), radix, a[s]);
       }
     }
     if constexpr (mode == GemmMode::kHiInt) {
       sums.multiply(words, input, half, is_first, lane);
     } else {
-      HalfInput<n8> x;
-      x.load(input, half, lane);
-      if constexpr (mode == GemmMode::kDense) multiply_half(total, a, x, false);
-      else multiply_half(group, a, x, is_first);
+      if constexpr (mode == GemmMode::kDense) multiply_half_at(total, a, input, half, false, lane);
+      else multiply_half_at(group, a, input, half, is_first, lane);
     }
     const int q = half >> half_shift;
     if (mode == GemmMode::kDense || (half & mask) != mask || q * group_size >= k) continue;

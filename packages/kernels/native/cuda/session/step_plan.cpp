@@ -9,8 +9,6 @@ namespace qspec::cuda {
 
 namespace {
 
-// A block takes as much of k as fits this many bytes of activations, at least one slice: beyond it the sums are exchanged through memory.
-constexpr int64_t kShareBytes = 128 << 10;
 constexpr int kLongRow = 8192;
 
 size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }

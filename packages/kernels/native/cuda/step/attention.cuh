@@ -219,7 +219,7 @@ struct AttentionPhase {
     QSPEC_UNROLL
     for (int j = 0; j < 2; ++j) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0;
     tiles.for_keys(pair, lane, [&](int i, int j, const uint32_t (&k)[4]) { mma_bf16(scores[j], k, columns.query[i][0], columns.query[i][1]); });
-    const float scale = spec.scale * kLog2E;
+    const float scale = spec.scale * (has_codes ? kLog2E * kCodesAUnit : kLog2E);
     QSPEC_UNROLL
     for (int j = 0; j < 2; ++j)
       QSPEC_UNROLL
@@ -260,7 +260,7 @@ struct AttentionPhase {
       if constexpr (has_codes) {
         QSPEC_UNROLL
         for (int h = 0; h < 2; ++h) {
-          const float factor = shared_load_float(tiles.scale_at(pair + j * tiles.bytes(), lane / 4 + 8 * h));
+          const float factor = shared_load_float(tiles.scale_at(pair + j * tiles.bytes(), lane / 4 + 8 * h)) * kCodesAUnit;
           QSPEC_UNROLL
           for (int e = 0; e < 2; ++e) sums.weight[e] += a[2 * h + e], a[2 * h + e] *= factor;
         }

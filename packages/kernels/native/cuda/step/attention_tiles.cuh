@@ -3,7 +3,7 @@
 // A tile is 16 positions of K or V of one KV head in shared memory, a row a position, as in the cache. Tensor cores take it as their larger operand:
 // scores are K · Qᵀ (16 positions x 8 query columns), outputs Vᵀ · Pᵀ (16 dims x 8 columns), so a warp has all dims of its columns in 32 registers.
 // Which dims make a step of 16 along k is free for scores, and which are a product's rows for outputs; so each format takes those that lie well. Codes
-// become bfloat16 exactly and in registers; their scales are left to the scores and to the weights.
+// become bfloat16, code · kCodeUnit, exactly and in registers; their scales, and that unit, are left to the scores and to the weights.
 #pragma once
 #include "common/primitives.cuh"
 #include "step/step_program.h"
@@ -12,16 +12,15 @@ namespace qspec::cuda {
 
 enum class CacheCodes { kNone, kInt8, kNibbles };
 
-// Bytes 0 and 2 (1 and 3) of a word of codes as bfloat16 pairs. A code is its low seven bits less 128 if its sign bit is set: 128 + the bits is 0x43xx,
-// and 128 or 256 what is to be taken off. `is_offset`: bytes are codes + 128.
+// Bytes 0 and 2 (1 and 3) of a word of codes as bfloat16 pairs: code · kCodeUnit. `is_offset`: bytes are codes + 128, as they are taken here.
 struct CodePairs {
   uint32_t even, odd;
 };
 template <bool is_offset>
 QSPEC_DEVICE CodePairs code_pairs(uint32_t bytes) {
-  constexpr uint32_t kBits = 0x007f007fu, kSign = 0x00800080u, kBase = 0x43004300u, kTurned = is_offset ? kBase | kSign : kBase;
-  const uint32_t other = bytes >> 8;
-  return {bf16x2_sub(and_or(bytes, kBits, kBase), (bytes & kSign) ^ kTurned), bf16x2_sub(and_or(other, kBits, kBase), (other & kSign) ^ kTurned)};
+  constexpr uint32_t kOffset = bf16_pair_of_power(kCodeUnitLog2 + 7) | kBf16Signs;  // -128 · kCodeUnit
+  if (!is_offset) bytes ^= 0x80808080u;
+  return {bf16x2_fma(bytes & 0x00ff00ffu, kCodeFactor, kOffset), bf16x2_fma(odd_bytes(bytes), kCodeFactor, kOffset)};
 }
 // Codes + 128 of eight elements, from both planes: even elements (x), and odd ones.
 QSPEC_DEVICE uint2 nibble_bytes(uint32_t high, uint32_t low) {

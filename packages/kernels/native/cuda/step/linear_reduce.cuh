@@ -25,27 +25,78 @@ QSPEC_DEVICE void add_slices(const StepWorkspace& workspace, const LinearSpec& s
   }
 }
 
+// A thread's tasks: four outputs of a column of a row-tile each.
+template <int n8>
+struct SliceTasks {
+  static constexpr int kQuads = kTileN / 4, kStride = step_threads<n8>();
+  const LinearSpec& spec;
+  int columns, rows, tiles;
+
+  struct Task {
+    int tile, row, within;
+    bool is_there;
+    QSPEC_DEVICE int column() const { return tile * kTileN + within; }
+    QSPEC_DEVICE int at() const { return row * kTileN + within; }  // of a row-tile's sums
+  };
+  QSPEC_DEVICE int first() const { return block_index() * kStride + thread_index(); }
+  QSPEC_DEVICE int step() const { return grid_blocks() * kStride; }
+  QSPEC_DEVICE int end() const { return tiles * columns * kQuads; }
+  QSPEC_DEVICE Task task(int i) const {
+    const int row = i / kQuads % columns;
+    return {i / (columns * kQuads), row, i % kQuads * 4, i < end() && row < rows};
+  }
+};
+
+// Gates and ups of which a thread has several tasks: with up to two slices of k all their sums wait together.
+template <int n8>
+QSPEC_DEVICE void reduce_pairs(const StepParams& params, const SliceTasks<n8>& tasks) {
+  constexpr int kTogether = 3, kSlices = 2;
+  const LinearSpec& spec = tasks.spec;
+  const int slices = num_slices(spec.weight.k_tiles);
+  QSPEC_NO_UNROLL
+  for (int i = tasks.first(); i < tasks.end(); i += kTogether * tasks.step()) {
+    float4 v[kTogether][2][kSlices];
+    QSPEC_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const auto t = tasks.task(i + j * tasks.step());
+      QSPEC_UNROLL
+      for (int up = 0; up < 2; ++up)
+        QSPEC_UNROLL
+        for (int slice = 0; slice < kSlices; ++slice) {
+          const float* sums = slice_sums(params.workspace, spec, tasks.columns, slice, up * tasks.tiles + t.tile);
+          v[j][up][slice] = float4{0, 0, 0, 0};
+          if (t.is_there && slice < slices) v[j][up][slice] = load_l2(reinterpret_cast<const float4*>(sums + t.at()));
+        }
+    }
+    QSPEC_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const auto t = tasks.task(i + j * tasks.step());
+      if (!t.is_there) continue;
+      FourSums sums[2] = {FourSums::of(v[j][0][0]), FourSums::of(v[j][1][0])};
+      QSPEC_UNROLL
+      for (int up = 0; up < 2; ++up) sums[up].add(FourSums::of(v[j][up][1]), slices > 1);
+      store_silu<false>(spec, params.blocks, t.column(), t.row, shared_load_float(kFactorsAt + t.row * 4), sums[0].value, sums[1].value);
+    }
+  }
+}
+
 template <int n8>
 QSPEC_DEVICE void reduce_slices(const StepParams& params, const Phase& phase, int rows) {
-  const RowBlocks blocks = params.blocks;
-  constexpr int kQuads = kTileN / 4;
-  const int columns = sum_columns(phase.rows, blocks);
   const LinearSpec& spec = phase.linear;
   const bool is_pair = spec.epilogue == Epilogue::kSilu;
-  const int tiles = is_pair ? spec.weight.n_tiles / 2 : spec.weight.n_tiles;
+  const SliceTasks<n8> tasks{spec, sum_columns(phase.rows, params.blocks), rows, is_pair ? spec.weight.n_tiles / 2 : spec.weight.n_tiles};
+  if (is_pair && num_slices(spec.weight.k_tiles) <= 2) return reduce_pairs(params, tasks);
   QSPEC_NO_UNROLL
-  for (int i = block_index() * step_threads<n8>() + thread_index(); i < tiles * columns * kQuads; i += grid_blocks() * step_threads<n8>()) {
-    const int tile = i / (columns * kQuads), row = i / kQuads % columns, within = i % kQuads * 4;
-    const bool is_there = row < rows;
-    const Residual<false> residual = Residual<false>::load(spec, tile * kTileN + within, row, is_there);
+  for (int i = tasks.first(); i < tasks.end(); i += tasks.step()) {
+    const auto t = tasks.task(i);
+    const Residual<false> residual = Residual<false>::load(spec, t.column(), t.row, t.is_there);
     FourSums sum{}, up{};
-    if (is_there) add_slices(params.workspace, spec, columns, tile, row * kTileN + within, sum);
-    if (is_there && is_pair) add_slices(params.workspace, spec, columns, tiles + tile, row * kTileN + within, up);
-    const float factor = is_there ? shared_load_float(kFactorsAt + row * 4) : 0;
-    const int column = tile * kTileN + within;
-    if (spec.next_norm) store_residual(spec, blocks, column, row, is_there, factor, residual, sum.value);
-    else if (is_there && is_pair) store_silu<false>(spec, blocks, column, row, factor, sum.value, up.value);
-    else if (is_there) store_output<false>(spec, column, row, factor, {}, sum.value);
+    if (t.is_there) add_slices(params.workspace, spec, tasks.columns, t.tile, t.at(), sum);
+    if (t.is_there && is_pair) add_slices(params.workspace, spec, tasks.columns, tasks.tiles + t.tile, t.at(), up);
+    const float factor = t.is_there ? shared_load_float(kFactorsAt + t.row * 4) : 0;
+    if (spec.next_norm) store_residual(spec, params.blocks, t.column(), t.row, t.is_there, factor, residual, sum.value);
+    else if (t.is_there && is_pair) store_silu<false>(spec, params.blocks, t.column(), t.row, factor, sum.value, up.value);
+    else if (t.is_there) store_output<false>(spec, t.column(), t.row, factor, {}, sum.value);
   }
 }
 

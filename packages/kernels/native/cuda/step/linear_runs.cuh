@@ -242,6 +242,7 @@ struct WaveRuns {
   // After begin(), when it is.
   QSPEC_DEVICE void run(const StreamSource& source) {
     phase.stamp(1);
+    product.begin_input();
     QSPEC_NO_UNROLL
     for (int wave = 0, first = 0;;) {
       QSPEC_NO_UNROLL

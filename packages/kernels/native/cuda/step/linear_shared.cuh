@@ -1,5 +1,6 @@
 // What the two ways of doing a linear share: its input in shared memory, what becomes of its sums, and the product of a run.
 #pragma once
+#include "step/input_runs.cuh"
 #include "step/row_math.cuh"
 #include "step/weight_walk.cuh"
 
@@ -62,7 +63,8 @@ QSPEC_DEVICE uint32_t factor_at(const LinearSpec& spec, int row) { return spec.h
 // Four neighbouring outputs of a row: sums over k in, the op's values out; past n, anything. `factor`: of the row's norm. Here and below few
 // branches: with few rows everybody waits for one thread's chain of instructions.
 QSPEC_DEVICE void finish_sums(const LinearSpec& spec, int column, float factor, float (&v)[4]) {
-  const float scale = spec.mode == GemmMode::kHiLo ? factor / static_cast<float>(spec.weight.radix) : factor;
+  const bool is_nested = spec.mode == GemmMode::kHiLo, has_units = is_nested || spec.mode == GemmMode::kHi;
+  const float scale = (is_nested ? factor / static_cast<float>(spec.weight.radix) : factor) * (has_units ? kCodesAUnit : 1.0f);
   QSPEC_UNROLL
   for (int e = 0; e < 4; ++e) v[e] *= scale;
   if (spec.bias == nullptr) return;
@@ -194,7 +196,7 @@ QSPEC_DEVICE_CALL void put_run_factors(const Phase& phase, int rows) {
 }
 template <int n8>
 QSPEC_DEVICE void put_copied_factors(const Phase& phase, int rows) {
-  if (n8 >= kWideRowBlocks || (n8 == 4 && step_params().blocks.is_wide())) put_run_factors(phase, rows);
+  if constexpr (n8 >= kWideRowBlocks) put_run_factors(phase, rows);
   else if constexpr (n8 >= 3) put_many_factors(phase, rows);
   else put_factors_of<1, may_post<n8>()>(phase, rows);
 }
@@ -220,7 +222,7 @@ struct LinearPhase {
         phase(phase_at(index)),
         spec(phase.linear),
         s(stream_shape(phase.shape_index)),
-        blocks(n8 == 4 ? RowBlocks{4, 8} : params.blocks),
+        blocks(n8 == kOneRow ? RowBlocks{1, 1} : n8 == kFewRows ? params.blocks : RowBlocks{n8, 8}),  // a constant, but for few rows
         input(share_input(s, spec.weight.group_size, params.region_at, blocks)),
         rows(phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows),
         first_column(first) {}
@@ -233,43 +235,60 @@ struct LinearPhase {
 // the registers, chunks are half as long.
 template <int n8, GemmMode mode, int shift>
 struct RunProduct {
-  static constexpr bool kHasShortChunks = shift >= 0 && (n8 >= 3 || (n8 == 2 && mode == GemmMode::kHiLo));
+  static constexpr bool kByGroups = is_by_groups<n8>(mode);
+  static constexpr bool kHasShortChunks = shift >= 0 && ((n8 >= 3 && !(kByGroups && mode == GemmMode::kDense)) || (n8 == 2 && mode == GemmMode::kHiLo));
   using Chunk = WeightChunk<mode, shift, most_chunk_tiles(mode, shift) / (kHasShortChunks ? 2 : 1)>;
   static constexpr bool kIsWholeRun = Chunk::kChunks == 1;  // then runs take turns, else chunks of a run
+  static_assert(!kByGroups || !kIsWholeRun, "chunks of a run take turns");
 
   const LinearPhase<n8>& phase;
   int lane, whole_runs;
-  uint32_t radix2;
+  NestedRadix radix;
+  uint32_t parity;  // of the input's runs
   Chunk even, odd;
 
-  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(lane_index()), whole_runs(of.s.k / kRunK) {
-    const float radix = static_cast<float>(phase.spec.weight.radix);
-    radix2 = mode == GemmMode::kHiLo ? pack_bf16(radix, radix) : 0;
-  }
+  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(lane_index()), whole_runs(of.s.k / kRunK), radix(of.spec.weight.radix) {}
   // Asks for the first chunk of a run. Always: a load that may not happen makes the compiler wait for it. Of a run shorter than 512 k, which is
   // multiplied otherwise, this brings what isn't used.
   QSPEC_DEVICE void begin(Chunk& chunk, const RunPlace& place) { chunk.load(place, 0, phase.spec.half_shift, lane); }
+  // Behind the barrier that follows the input's copies.
+  QSPEC_DEVICE void begin_input() {
+    if constexpr (has_input_runs<n8>(mode)) parity = InputRuns::parity();
+  }
+  // A warpgroup's input from tile `first` of the share on.
+  QSPEC_DEVICE WideInput of_group(int first) const {
+    const WideInput at(phase.input.x + (kByGroups ? first * x_tile_bytes(phase.blocks) : 0));
+    return kByGroups ? at.uniform() : at;
+  }
   // total = the product of a run whose first chunk is in `now`. The next run's begins: in `next` of whole runs, else in `now`.
   QSPEC_DEVICE void multiply(Accumulator<row_blocks<n8>()>& total, Chunk& now, Chunk& next, const RunPlace& place, int run, const RunPlace& next_place) {
     const int half_shift = phase.spec.half_shift, first = run * kRunTiles;
     const auto input = [&](int c) { return tile_input<mode>(phase.input, half_shift, phase.blocks, first + c * Chunk::kTiles); };
+    const WideInput of_run = of_group(first);
+    const auto multiply = [&](const Chunk& chunk, int c) {
+      if constexpr (kByGroups) chunk.multiply(total, of_run, c * Chunk::kTiles, half_shift, radix, lane);
+      else chunk.multiply(total, input(c), half_shift, radix, lane);
+    };
     total.clear();
     if (kIsWholeRun) begin(next, next_place);
+    if constexpr (has_input_runs<n8>(mode)) InputRuns::wait(run, parity);
     if (run >= whole_runs) {
-      multiply_short_run<mode>(total, place, phase.s.k - run * kRunK, input(0), half_shift, radix2, lane);
+      const int k = phase.s.k - run * kRunK;
+      if constexpr (kByGroups) multiply_short_run<mode>(total, place, k, of_run, half_shift, radix, lane);
+      else multiply_short_run<mode>(total, place, k, input(0), half_shift, radix, lane);
       if (!kIsWholeRun) begin(now, next_place);
       return;
     }
     if constexpr (kIsWholeRun) {
-      now.multiply(total, input(0), half_shift, radix2, lane);
+      multiply(now, 0);
     } else {
       QSPEC_UNROLL
       for (int c = 0; c < Chunk::kChunks; c += 2) {
         next.load(place, c + 1, half_shift, lane);
-        now.multiply(total, input(c), half_shift, radix2, lane);
+        multiply(now, c);
         if (c + 2 < Chunk::kChunks) now.load(place, c + 2, half_shift, lane);
         else begin(now, next_place);
-        next.multiply(total, input(c + 1), half_shift, radix2, lane);
+        multiply(next, c + 1);
       }
     }
   }

@@ -1,5 +1,6 @@
-// A linear of 17 to 32 rows, and of integer activations with more. A warp multiplies slices of k of row-tiles and leaves their sums in the workspace, for the
-// next phase (step/linear_reduce.cuh). Slices that don't go round are shared out run by run: their sums meet in shared memory first.
+// A linear of 17 to 32 rows, and of integer activations with more. A warp, or from 25 rows on a warpgroup unless activations are integers, multiplies slices of k of
+// row-tiles and leaves their sums in the workspace, for the next phase (step/linear_reduce.cuh). Slices that don't go round are shared out run by run: their sums meet in
+// shared memory first.
 #pragma once
 #include "step/linear_shared.cuh"
 
@@ -24,6 +25,11 @@ QSPEC_DEVICE void leave_sums(const Accumulator<n8>& sums, float* slice, int colu
     for (int i = 0; i < 4; ++i) store_l2(p + (8 * c + (i & 1)) * kTileN + 8 * (i >> 1), sums.value[c][i]);
 }
 
+// Of run `number` of the rest, a member's.
+template <int n8>
+QSPEC_DEVICE uint32_t rest_slab(const StreamShape& s, int number, int member) {
+  return s.slabs_at + ((number - s.rest_begin) * s.members + member) * slab_bytes(8 * n8);
+}
 // Of the slices that were shared out run by run, whose sums lie in slabs: a warp takes half the columns of one. Where it lies is found while the others still
 // multiply.
 template <int n8>
@@ -35,14 +41,14 @@ struct RestSums {
   struct Task {
     uint32_t slab;  // of its first run
     int runs, half;
-    float* to;
+    float* to;      // nullptr: a warpgroup's row-tile that isn't there
   };
-  QSPEC_DEVICE int num_tasks() const { return 2 * s.num_rest; }
+  QSPEC_DEVICE int num_tasks() const { return 2 * s.num_rest * s.members; }
   QSPEC_DEVICE Task task(int number) const {
-    const int slice = all_slices(s) - s.num_rest + number / 2, in_order = slice / tile_slices(s), begin = first_run(s, slice);
-    const int tile = s.is_pair ? in_order / 2 + in_order % 2 * s.second_tile : in_order, columns = sum_columns(phase.phase.rows, phase.params.blocks);
+    const int of_slice = number / 2, member = of_slice % s.members, slice = all_slices(s) - s.num_rest + of_slice / s.members;
+    const int in_order = slice / tile_slices(s), begin = first_run(s, slice), tile = tile_in_order(s, in_order, member), columns = sum_columns(phase.phase.rows, phase.params.blocks);
     float* to = slice_sums(phase.params.workspace, phase.spec, columns, s.run_begin / kSliceRuns + slice - in_order * tile_slices(s), s.item_begin + tile);
-    return {s.slabs_at + (begin - s.rest_begin) * slab_bytes(kColumns), first_run(s, slice + 1) - begin, number % 2, to + phase.first_column * kTileN};
+    return {rest_slab<n8>(s, begin, member), first_run(s, slice + 1) - begin, number % 2, tile < 0 ? nullptr : to + phase.first_column * kTileN};
   }
   // When the calling warp is done with its runs.
   QSPEC_DEVICE void leave() const {
@@ -52,9 +58,9 @@ struct RestSums {
     QSPEC_NO_UNROLL
     while (number < num_tasks()) {
       QSPEC_NO_UNROLL
-      for (int i = t.half * kHalf + lane_index(); i < (t.half + 1) * kHalf; i += kWarp) {
+      for (int i = t.half * kHalf + lane_index(); t.to && i < (t.half + 1) * kHalf; i += kWarp) {
         const int column = i / kQuads, within = i % kQuads * 4;
-        const FourSums sum = sum_slabs(t.slab + slab_place(column, within), slab_bytes(kColumns), t.runs);
+        const FourSums sum = sum_slabs(t.slab + slab_place(column, within), s.members * slab_bytes(kColumns), t.runs);
         store_l2(reinterpret_cast<float4*>(t.to + column * kTileN + within), float4{sum.value[0], sum.value[1], sum.value[2], sum.value[3]});
       }
       number += kStepWarps;
@@ -81,7 +87,7 @@ struct TileJobs {
   RunProduct<n8, mode, shift> product;
   // With three row blocks the rest's first run is found by a function of its own, which keeps the loop short: 2 to 5 % of a pass. With four the call takes
   // registers that the loop hasn't got, and costs as much.
-  static constexpr bool kHasRegisters = n8 == 3;
+  static constexpr bool kHasRegisters = n8 == 3, kByGroups = is_by_groups<n8>(mode);
 
   QSPEC_DEVICE explicit TileJobs(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
 
@@ -97,6 +103,7 @@ struct TileJobs {
     at.begin(s, source, warp_start(phase.params, phase.phase.shape_index));
     product.begin(product.even, at.place);
     wait();
+    product.begin_input();
     const int num_runs = s.num_runs, known = s.rest_begin;
     const auto rest_begin = [&] { return kHasRegisters ? known : s.rest_begin; };
     Accumulator<n8> sums;
@@ -104,7 +111,8 @@ struct TileJobs {
     while (at.left > 0) {
       const RunPlace place = at.place;
       const int run = at.run, tile = at.tile, number = at.number;
-      at.advance();
+      if constexpr (kByGroups) at.advance_group(s, source);
+      else at.advance();
       if (at.left == 0 && number < rest_begin()) {
         if constexpr (kHasRegisters) at.begin(s, source, call_rest_start<n8>(phase.phase.shape_index));
         else at.begin(s, source, RunWalk<n8>::find_rest_start(s, thread_index() / kWarp));
@@ -112,7 +120,7 @@ struct TileJobs {
       Accumulator<n8> total;
       product.multiply(total, product.even, product.odd, place, run, at.place_or(place));
       if (number >= rest_begin()) {
-        write_slab<n8>(s.slabs_at + (number - rest_begin()) * slab_bytes(8 * n8), total, 8 * n8, lane);
+        write_slab<n8>(rest_slab<n8>(s, number, kByGroups ? thread_index() / kWarp % kGroupWarps : 0), total, 8 * n8, lane);
         continue;
       }
       const int in_slice = run % kSliceRuns;
@@ -120,7 +128,7 @@ struct TileJobs {
       for (int c = 0; c < n8; ++c)
         QSPEC_UNROLL
         for (int i = 0; i < 4; ++i) sums.value[c][i] = in_slice == 0 ? total.value[c][i] : sums.value[c][i] + total.value[c][i];
-      if (in_slice == kSliceRuns - 1 || run + 1 == num_runs) leave(sums, tile, run);
+      if ((in_slice == kSliceRuns - 1 || run + 1 == num_runs) && (!kByGroups || tile >= 0)) leave(sums, tile, run);
     }
     if (s.num_rest > 0) leave_rest<n8>(phase.index, phase.first_column);
   }

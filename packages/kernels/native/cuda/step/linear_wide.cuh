@@ -186,20 +186,15 @@ struct WideLinear {
       ring.begin(spec, stages.region);
     }
   }
-  QSPEC_DEVICE uint32_t radix2() const {
-    const float radix = static_cast<float>(spec.weight.radix);
-    return kHasLow ? pack_bf16(radix, radix) : 0;
-  }
+  QSPEC_DEVICE NestedRadix radix() const { return NestedRadix(spec.weight.radix); }
 
   // ---- Products of a run ----
 
-  // Where half a tile is: stages follow each other.
-  QSPEC_DEVICE static constexpr uint32_t half_at(int half) { return half / 2 * WideStages::kTileBytesOfPass + half % 2 * kWideHalfBytes; }
-  // d (+)= the product of tile `i`, counted from where `x` is.
+  // d (+)= the product of tile `i`, counted from where `x` is: stages follow each other.
   template <bool is_first>
   QSPEC_DEVICE static void multiply(Accumulator<n8>& d, const Fragments& a, const WideInput& x, int i) {
-    multiply_wide<is_first>(d.value, a[0], x, half_at(2 * i));
-    multiply_wide<false>(d.value, a[1], x, half_at(2 * i + 1));
+    multiply_wide<is_first>(d.value, a[0], x, wide_half_at<n8>(2 * i));
+    multiply_wide<false>(d.value, a[1], x, wide_half_at<n8>(2 * i + 1));
   }
   // When a unit's weights have been unpacked: reads the next one's, and asks for one that comes later.
   QSPEC_DEVICE void read_next(int unit) {
@@ -214,7 +209,7 @@ struct WideLinear {
       const uint32_t scale = weights.scales[0];
       Fragments a[kWideUnitTiles];
       QSPEC_UNROLL
-      for (int i = 0; i < 2 * kWideUnitTiles; ++i) weights.unpack(a[i / 2][i % 2], i, radix2());
+      for (int i = 0; i < 2 * kWideUnitTiles; ++i) weights.unpack(a[i / 2][i % 2], i, radix());
       Accumulator<n8> group;
       begin_wide();
       multiply<true>(group, a[0], input, unit * kWideUnitTiles);
@@ -239,9 +234,9 @@ struct WideLinear {
       QSPEC_UNROLL
       for (int i = 0; i < 2 * kWideUnitTiles; ++i) {
         uint32_t a[2][4];
-        weights.unpack(a, i, radix2());
+        weights.unpack(a, i, radix());
         begin_wide();
-        multiply_wide<false>(group.value, a, input, half_at(unit * 2 * kWideUnitTiles + i));
+        multiply_wide<false>(group.value, a, input, wide_half_at<n8>(unit * 2 * kWideUnitTiles + i));
         end_wide();
         wait_wide<0>();
         if ((i & mask) != mask) continue;
@@ -265,7 +260,7 @@ struct WideLinear {
       clear_unless(held, tile < left);
       Fragments a;
       QSPEC_UNROLL
-      for (int i = 0; i < 2; ++i) held.unpack(a[i], i, 0);
+      for (int i = 0; i < 2; ++i) held.unpack(a[i], i, radix());
       if (within == 0) stages.wait(spec, phase.x, unit);
       const WideInput x(stages.place(unit));
       begin_wide();

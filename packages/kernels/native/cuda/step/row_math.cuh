@@ -131,14 +131,14 @@ QSPEC_DEVICE void rotate_run(float (&v)[kRunValues], int shift, int lane) {
 QSPEC_DEVICE void store_x4(uint8_t* x, RowBlocks blocks, int row, int k, const float (&v)[4]) {
   const uint32_t low = pack_bf16(v[0], v[1]), high = pack_bf16(v[2], v[3]);
   uint8_t* p = x + x_offset(blocks, row, k);
-  if (!blocks.is_wide()) {
+  if (!blocks.is_for_groups()) {
     *reinterpret_cast<uint2*>(p) = uint2{low, high};
     return;
   }
   *reinterpret_cast<uint32_t*>(p) = low;
   *reinterpret_cast<uint32_t*>(p + kWideWordBytes) = high;
 }
-// The same, posted. Not wide.
+// The same, posted. Of few rows.
 QSPEC_DEVICE void post_x4(uint8_t* x, RowBlocks blocks, int row, int k, const float (&v)[4]) {
   post(x + x_offset(blocks, row, k), uint2{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
 }

@@ -100,6 +100,8 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   if (thread == 0) begin_barrier(params.workspace.barrier);
   if constexpr (n8 >= kWideRowBlocks) {
     if (thread == 0) WideStages::begin_launch();
+  } else if constexpr (has_input_runs<n8>(GemmMode::kHi)) {
+    if (thread == 0) InputRuns::begin_launch();
   }
   wait_async<0>();
   named_barrier(kBlockBarrier, threads);
@@ -118,6 +120,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
     stamp_clock(params, i, kStampSteps - 2);
     if (is_barrier && thread_index() == 0) arrive_at_barrier();
     if (arrives && thread_index() == threads - 1) arrive_at_barrier();
+    if (!is_skipped) finish_linear<n8>(i);
     const bool has_next = i + 1 < params.num_phases, is_attention_next = has_next && phase_at(i + 1).kind == PhaseKind::kAttention;
     const bool writes_first = step_batch().writes_first != 0;
     if (has_next && thread_index() / kWarp == 1) prefetch_norm(phase_at(i + 1), lane_index());

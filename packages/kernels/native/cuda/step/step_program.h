@@ -27,7 +27,12 @@ constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
+constexpr int kShareBytes = 128 << 10;  // A block takes as much of k as fits so many bytes of activations, at least one slice: beyond it the sums are exchanged through memory
+constexpr int kMaxShareRuns = kShareBytes / (8 * kRunK * 2);  // of bfloat16, from five rows on (a block of eight)
+constexpr int kUpWarp = 2, kGroupWarps = 2 * kUpWarp;  // of pairs, a warpgroup's warps have two gates and then their two ups
+QSPEC_HOST_DEVICE constexpr int group_items(bool is_pair) { return is_pair ? kUpWarp : kGroupWarps; }
 constexpr int kFewRows = 0;          // in place of a number of row blocks: the kernel of launches whose words are posted (common/primitives.cuh)
+constexpr int kOneRow = -1;          // the same for one row: every place of its input is a constant
 constexpr int kPostedRows = 4;       // that it has at most
 constexpr int kLoadedRows = 2;       // up to so many rows a posted input goes through registers, with more it is copied
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself

@@ -26,11 +26,16 @@ constexpr int step_threads() {
 // In launches of few rows who needs a result waits for its words, not for everybody at a barrier.
 template <int n8>
 constexpr bool may_post() {
-  return n8 == kFewRows;
+  return n8 == kFewRows || n8 == kOneRow;
+}
+// A job is a warpgroup's, each warp with a row-tile of its own.
+template <int n8>
+constexpr bool is_by_groups(GemmMode mode) {
+  return n8 >= kGroupRowBlocks && n8 < kWideRowBlocks && !is_integer(mode);
 }
 template <int n8>
 constexpr int row_blocks() {
-  return n8 == kFewRows ? 1 : n8;
+  return may_post<n8>() ? 1 : n8;
 }
 static_assert(kPrologueRows <= kPostedRows, "only that kernel makes inputs");
 
@@ -52,7 +57,8 @@ struct StreamShape {
   bool is_pair;             // items are (gate, up) pairs
   int item_begin, item_end;
   int run_begin, num_runs;
-  int units, num_waves;     // how many of both; 0: the block has no share
+  int units, num_waves;     // how many of both; 0: the block has no share. Of warpgroups a unit is items for a row-tile each warp
+  int members;              // warps that multiply a job together: kGroupWarps from 25 rows on, unless activations are integers; else 1
   uint32_t slabs_at;        // in shared memory
   int unit_runs;            // runs of a unit: what becomes one row-tile of output, or a (gate, up) pair
   int num_rest, rest_begin;  // from 17 rows on: slices that are left over when each warp has had as many as all can have; their first run
@@ -69,7 +75,7 @@ struct StreamShape {
 struct alignas(16) WarpStart {
   uint32_t high, low;   // from the source's first bytes, in units of 16
   int32_t run, tile, left, number;  // as in RunWalk
-  int32_t step;         // which of the steps from row-tile to row-tile is next
+  int32_t step;         // which of the steps from row-tile to row-tile is next; of a warpgroup, its group of row-tiles
   int32_t reserved;
 };
 // Where the share of one linear begins, by plane.
@@ -96,7 +102,9 @@ constexpr uint32_t kSquaresAt = after(kOwnFactorsAt, kStepWarps * kPrologueRows 
 constexpr uint32_t kLargestAt = after(kSquaresAt, kPrologueRows * kMaxRowRuns * 4);  // the same
 constexpr uint32_t kWideAt = after(kLargestAt, kPrologueRows * kMaxRowRuns * 4);  // WideState
 constexpr uint32_t kWideCountersAt = after(kWideAt, kWideStateBytes);             // of stages: two counters each
-constexpr uint32_t kShapesAt = after(kWideCountersAt, kWideStages * 16);
+constexpr uint32_t kRunCountersAt = after(kWideCountersAt, kWideStages * 16);      // of a share's runs (InputRuns)
+constexpr uint32_t kRunParityAt = after(kRunCountersAt, kMaxShareRuns * 8);       // what their present round ends with
+constexpr uint32_t kShapesAt = after(kRunParityAt, 4);
 constexpr uint32_t kSourcesAt = after(kShapesAt, kMaxStreamShapes * sizeof(StreamShape));
 // Behind the sources of `num_linears`: WarpStart [shapes][warps]; behind these the region.
 QSPEC_HOST_DEVICE constexpr uint32_t starts_at(int num_linears) { return after(kSourcesAt, num_linears * sizeof(StreamSource)); }

@@ -30,9 +30,20 @@ constexpr int kJumpBytes = 16;
 QSPEC_HOST_DEVICE constexpr int slab_bytes(int columns) { return columns * kTileN * 4; }
 QSPEC_DEVICE int slab_place(int column, int out) { return (column * kTileN + (out ^ (column << 2 & 8))) * 4; }
 
+// Who multiplies a job: a warp or a warpgroup.
+QSPEC_DEVICE int num_workers(const StreamShape& s) { return kStepWarps / s.members; }
+// Row-tiles, or groups of them, that take a job's worth of weights each.
+QSPEC_DEVICE int job_tiles(const StreamShape& s) { return s.units * (s.is_pair && s.members == 1 ? 2 : 1); }
+// Row-tile `in_order` of the share, counted from its first; of a group's, a member's. -1: a group's last warps may have none.
+QSPEC_DEVICE int tile_in_order(const StreamShape& s, int in_order, int member) {
+  if (s.members == 1) return s.is_pair ? in_order / 2 + (in_order & 1) * s.second_tile : in_order;
+  const bool is_second = s.is_pair && member >= kUpWarp;
+  const int item = in_order * group_items(s.is_pair) + (s.is_pair ? member % kUpWarp : member);
+  return item < s.item_end - s.item_begin ? item + (is_second ? s.second_tile : 0) : -1;
+}
 // Slices of k of the share's row-tiles, one after another.
 QSPEC_DEVICE int tile_slices(const StreamShape& s) { return (s.num_runs + kSliceRuns - 1) / kSliceRuns; }
-QSPEC_DEVICE int all_slices(const StreamShape& s) { return s.units * (s.is_pair ? 2 : 1) * tile_slices(s); }
+QSPEC_DEVICE int all_slices(const StreamShape& s) { return job_tiles(s) * tile_slices(s); }
 // Number of the run that a slice begins with.
 QSPEC_DEVICE int first_run(const StreamShape& s, int slice) {
   const int in_order = slice / tile_slices(s);  // row-tile
@@ -40,13 +51,14 @@ QSPEC_DEVICE int first_run(const StreamShape& s, int slice) {
 }
 // What is left over when each warp has had as many slices as all can have is shared out run by run, if that takes less time and the sums have room.
 QSPEC_DEVICE void find_rest(StreamShape* s, int slabs) {
-  const int slices = all_slices(*s), rest = slices % kStepWarps;
+  const int slices = all_slices(*s), workers = num_workers(*s), rest = slices % workers;
   s->rest_begin = first_run(*s, slices - rest);
   const int runs = first_run(*s, slices) - s->rest_begin;
-  if (runs > (kSliceRuns - 1) * kStepWarps || runs > slabs) s->rest_begin += runs;
+  if (runs > (kSliceRuns - 1) * workers || runs * s->members > slabs) s->rest_begin += runs;
   else s->num_rest = rest;
 }
-
+// Of so many jobs, the first that worker `worker` has.
+QSPEC_DEVICE int first_of_worker(const StreamShape& s, int jobs, int worker) { return jobs * worker / num_workers(s); }
 // One thread: this block's share of a linear's shape.
 template <int n8>
 QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, int block, StreamShape* out) {
@@ -56,13 +68,18 @@ QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, i
   int part = 0;
   while (block >= spec.part_block[part + 1]) ++part;
   const int first = spec.part_block[part], blocks = spec.part_block[part + 1] - first, i = block - first;
-  s.item_begin = static_cast<int>(static_cast<int64_t>(spec.num_items) * i / blocks);
-  s.item_end = static_cast<int>(static_cast<int64_t>(spec.num_items) * (i + 1) / blocks);
+  s.members = is_by_groups<n8>(s.mode) ? kGroupWarps : 1;
+  const int together = s.members == 1 ? 1 : group_items(s.is_pair), units = (spec.num_items + together - 1) / together;
+  const auto first_item = [&](int of) {
+    const int item = static_cast<int>(static_cast<int64_t>(units) * of / blocks) * together;
+    return item < spec.num_items ? item : spec.num_items;
+  };
+  s.item_begin = first_item(i), s.item_end = first_item(i + 1);
   s.run_begin = spec.part_slice[part] * kSliceRuns;
   const int run_end = spec.part_slice[part + 1] * kSliceRuns, runs = num_runs(w.k_tiles);
   s.num_runs = (run_end < runs ? run_end : runs) - s.run_begin;
   s.unit_runs = s.num_runs * (s.is_pair ? 2 : 1);
-  s.units = s.item_end - s.item_begin;
+  s.units = (s.item_end - s.item_begin + together - 1) / together;
   const RowBlocks blocks_at_once = n8 > 4 ? RowBlocks{kPassRows / 8, 8} : params.blocks;
   s.slabs_at = share_end(s, w.group_size, params.region_at, blocks_at_once);
   const int slabs = (params.region_end - static_cast<int>(s.slabs_at)) / slab_bytes(blocks_at_once.columns());
@@ -105,7 +122,8 @@ template <int n8>
 struct RunWalk {
   RunPlace place;    // of the run
   int run;           // of its row-tile, from the share's first on
-  int tile;          // row-tile, from the share's first on
+  int tile;          // row-tile, from the share's first on; -1: a warpgroup's that isn't there
+  int group;         // of row-tiles, of a warpgroup
   int left;          // runs of the wave that are still the warp's, this one included
   int number;        // of the run in the wave
   int num_runs, tile_step, next_tile_step;
@@ -117,25 +135,27 @@ struct RunWalk {
     if (s.units == 0) return {};
     const int first = s.units * wave / s.num_waves, tiles = (s.units * (wave + 1) / s.num_waves - first) * (s.is_pair ? 2 : 1);
     const int jobs = n8 < 3 ? tiles * s.num_runs : all_slices(s) - s.num_rest;
-    const int begin = jobs * warp / kStepWarps, end = jobs * (warp + 1) / kStepWarps;
-    if constexpr (n8 < 3) return start_at(s, first, begin, end - begin);
-    return begin == end ? find_rest_start(s, warp) : start_at(s, first, first_run(s, begin), first_run(s, end) - first_run(s, begin));
+    const int worker = warp / s.members, begin = first_of_worker(s, jobs, worker), end = first_of_worker(s, jobs, worker + 1);
+    if constexpr (n8 < 3) return start_at(s, first, begin, end - begin, warp);
+    return begin == end ? find_rest_start(s, warp) : start_at(s, first, first_run(s, begin), first_run(s, end) - first_run(s, begin), warp);
   }
   QSPEC_DEVICE static WarpStart find_rest_start(const StreamShape& s, int warp) {
-    const int runs = first_run(s, all_slices(s)) - s.rest_begin, begin = runs * warp / kStepWarps;
-    return start_at(s, 0, s.rest_begin + begin, runs * (warp + 1) / kStepWarps - begin);
+    const int runs = first_run(s, all_slices(s)) - s.rest_begin, worker = warp / s.members, begin = first_of_worker(s, runs, worker);
+    return start_at(s, 0, s.rest_begin + begin, first_of_worker(s, runs, worker + 1) - begin, warp);
   }
   // At run `number` of a wave whose first unit is `first`.
-  QSPEC_DEVICE static WarpStart start_at(const StreamShape& s, int first, int number, int left) {
+  QSPEC_DEVICE static WarpStart start_at(const StreamShape& s, int first, int number, int left, int warp) {
     WarpStart start{};
     start.number = number, start.left = left;
     if (left == 0) return start;
     const int in_order = start.number / s.num_runs;  // row-tile
     start.run = start.number - in_order * s.num_runs;
-    start.step = s.is_pair ? in_order & 1 : 0;
-    start.tile = first + (s.is_pair ? in_order / 2 : in_order) + start.step * s.second_tile;
-    start.high = static_cast<uint32_t>((static_cast<int64_t>(start.tile) * s.tile_bytes + start.run * s.run_bytes) / kJumpBytes);
-    start.low = static_cast<uint32_t>((static_cast<int64_t>(start.tile) * s.low_tile_bytes + start.run * s.low_run_bytes) / kJumpBytes);
+    start.step = s.members == 1 ? (s.is_pair ? in_order & 1 : 0) : in_order;
+    start.tile = tile_in_order(s, in_order, warp % s.members);
+    if (start.tile >= 0) start.tile += first;
+    const int tile = start.tile < 0 ? 0 : start.tile;
+    start.high = static_cast<uint32_t>((static_cast<int64_t>(tile) * s.tile_bytes + start.run * s.run_bytes) / kJumpBytes);
+    start.low = static_cast<uint32_t>((static_cast<int64_t>(tile) * s.low_tile_bytes + start.run * s.low_run_bytes) / kJumpBytes);
     return start;
   }
 
@@ -143,7 +163,8 @@ struct RunWalk {
     place = {source.first + static_cast<int64_t>(start.high) * kJumpBytes, source.low + static_cast<int64_t>(start.low) * kJumpBytes};
     run = start.run, tile = start.tile, left = start.left, number = start.number;
     num_runs = s.num_runs, run_bytes = s.run_bytes, low_run_bytes = s.low_run_bytes;
-    const int step = start.step;
+    const int step = s.members == 1 ? start.step : 0;
+    group = start.step;
     tile_step = s.tile_steps[step], jump = s.jumps[step], low_jump = s.low_jumps[step];
     next_tile_step = s.tile_steps[step ^ 1], next_jump = s.jumps[step ^ 1], next_low_jump = s.low_jumps[step ^ 1];
   }
@@ -157,6 +178,17 @@ struct RunWalk {
     run = 0, tile += tile_step;
     place.high += static_cast<int64_t>(jump) * kJumpBytes, place.low += static_cast<int64_t>(low_jump) * kJumpBytes;
     exchange(tile_step, next_tile_step), exchange(jump, next_jump), exchange(low_jump, next_low_jump);
+  }
+  // The same of a warpgroup, whose row-tiles are `group`'s. A warp that has none reads the share's first.
+  QSPEC_DEVICE void advance_group(const StreamShape& s, const StreamSource& source) {
+    --left, ++number;
+    if (++run < num_runs) {
+      place.high += run_bytes, place.low += low_run_bytes;
+      return;
+    }
+    run = 0, tile = tile_in_order(s, ++group, thread_index() / kWarp % kGroupWarps);
+    const int from = tile < 0 ? 0 : tile;
+    place = {source.first + static_cast<int64_t>(from) * s.tile_bytes, source.low + static_cast<int64_t>(from) * s.low_tile_bytes};
   }
   // Where there is something to read: the run's place, or `other` after the last.
   QSPEC_DEVICE RunPlace place_or(const RunPlace& other) const { return {left > 0 ? place.high : other.high, left > 0 ? place.low : other.low}; }

@@ -7,8 +7,6 @@
 
 namespace qspec::cuda {
 
-constexpr int kUpWarp = 2, kGroupWarps = 2 * kUpWarp;  // of pairs, a warpgroup's warps have two gates and then their two ups
-
 struct WideShares {
   int32_t is_pair;
   int32_t passes;

@@ -143,16 +143,20 @@ QSPEC_TEST(wide_products_equal_narrow_ones) {
     if (!session) return;
     const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
     const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
-    for (const int chunk : {33, 64}) {
+    for (const int chunk : {24, 32, 33, 64}) {
       const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), text("%s n=%d k=%d, %d rows", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k), chunk));
     }
   }
 }
 
-// The same of gates and their ups, which lie in different row-tiles: with n = 960 the last block adds two tiles, with 768 the phase behind it adds one.
+// The same of gates and their ups, which lie in different row-tiles: with 64 rows and n = 960 the last block adds two tiles, with 768 the phase behind it adds one; with 32 and
+// n = 928 a warpgroup's last row-tiles aren't there.
 QSPEC_TEST(wide_pairs_equal_narrow_ones) {
-  const std::vector<ProductCase> cases = {{int4_spec(128), Plane::kFull, 960, 4224}, {dense_spec(DenseType::kBf16), Plane::kFull, 768, 4136}};
+  const std::vector<ProductCase> cases = {{int4_spec(128), Plane::kFull, 960, 4224},
+                                          {dense_spec(DenseType::kBf16), Plane::kFull, 768, 4136},
+                                          {nested_spec(128, 12), Plane::kFull, 928, 1664},
+                                          {int4_spec(64), Plane::kFull, 928, 2176}};
   for (const ProductCase& c : cases) {
     const RandomWeight weight(c.spec, c.n, c.k, 8), down(dense_spec(DenseType::kBf16), c.n, c.n / 2, 9);
     SessionConfig config = product_config(cuda_backend(), weight, c.plane, 16, false, nullptr);
@@ -160,8 +164,11 @@ QSPEC_TEST(wide_pairs_equal_narrow_ones) {
     auto session = session_on_three_blocks(std::move(config));
     if (!session) return;
     const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
-    const std::vector<float> expected = forward_all(*session, tokens, 16, pages), rows = forward_all(*session, tokens, 64, pages);
-    QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), text("%s n=%d k=%d", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k)));
+    const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
+    for (const int chunk : {24, 32, 64}) {
+      const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+      QSPEC_EXPECT_BITS(rows.data(), expected.data(), expected.size(), text("%s n=%d k=%d, %d rows", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k), chunk));
+    }
   }
 }
 
