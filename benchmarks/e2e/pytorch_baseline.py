@@ -14,6 +14,7 @@ import gc
 import os
 import statistics
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ EPS = 1e-5
 GROUP = 128  # int4 weights along K that share a scale
 RESERVE = 2 << 30  # bytes left to workspaces, activations and the graph
 PREFILL_TOKENS = 2048  # of one sequence
+WARM_UP_SECONDS = 0.2  # of a case
 COLUMNS = "device,commit,torch,cuda,shape,weights,batch,context,rows,what,attention,ms,limit_ms,share,read_tb_s,copy_tb_s".split(",")
 
 
@@ -240,6 +242,14 @@ def median_ms(run, repeats: int) -> float:
     return statistics.median(start.elapsed_time(end) for start, end in zip(events, events[1:]))
 
 
+def warm_up(run):
+    """As bench_cuda_steps does: until memory and clocks are as they stay."""
+    end = time.monotonic() + WARM_UP_SECONDS
+    while time.monotonic() < end:
+        run()
+        torch.cuda.synchronize()
+
+
 def capture(run):
     """A CUDA graph of `run`, which has then run three times before."""
     stream = torch.cuda.Stream()
@@ -311,6 +321,7 @@ def time_pass(step, backend, args) -> float:
     run = torch.compile(step.run, dynamic=False) if args.compile else step.run
     with sdpa_kernel(backend):
         graph = capture(run)
+        warm_up(graph.replay)
         ms = median_ms(graph.replay, args.replays)
         logits = run()
     if not bool(torch.isfinite(logits).all()):
