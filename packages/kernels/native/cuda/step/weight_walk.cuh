@@ -46,10 +46,10 @@ QSPEC_DEVICE int tile_slices(const StreamShape& s) { return (s.num_runs + kSlice
 QSPEC_DEVICE int all_slices(const StreamShape& s) { return job_tiles(s) * tile_slices(s); }
 // Number of the run that a slice begins with.
 QSPEC_DEVICE int first_run(const StreamShape& s, int slice) {
-  const int in_order = slice / tile_slices(s);  // row-tile
+  const int in_order = slice / tile_slices(s);  // row-tile, or group of them
   return in_order * s.num_runs + (slice - in_order * tile_slices(s)) * kSliceRuns;
 }
-// What is left over when each warp has had as many slices as all can have is shared out run by run, if that takes less time and the sums have room.
+// What is left over when each worker has had as many slices as all can have is shared out run by run, if that takes less time and the sums have room.
 QSPEC_DEVICE void find_rest(StreamShape* s, int slabs) {
   const int slices = all_slices(*s), workers = num_workers(*s), rest = slices % workers;
   s->rest_begin = first_run(*s, slices - rest);
@@ -148,7 +148,7 @@ struct RunWalk {
     WarpStart start{};
     start.number = number, start.left = left;
     if (left == 0) return start;
-    const int in_order = start.number / s.num_runs;  // row-tile
+    const int in_order = start.number / s.num_runs;  // row-tile, or group of them
     start.run = start.number - in_order * s.num_runs;
     start.step = s.members == 1 ? (s.is_pair ? in_order & 1 : 0) : in_order;
     start.tile = tile_in_order(s, in_order, warp % s.members);
