@@ -69,18 +69,12 @@ struct WideInput {
 };
 
 #if defined(QSPEC_HAS_WGMMA)
-// d (+)= A · B of a k16 step, of 24, 32 or 64 rows of B.
+// d (+)= A · B of a k16 step, of 32 or 64 rows of B.
 #define QSPEC_WIDE_STEP(rows, sums, a0, a1, a2, a3, low, is_new, at, high)                                                                                   \
   "{\n.reg .pred p;\n.reg .b32 l;\n.reg .b64 b;\nsetp.eq.b32 p, %" is_new ", 0;\nadd.u32 l, %" low ", %" at ";\nmov.b64 b, {l, %" high "};\n"                     \
   "wgmma.mma_async.sync.aligned.m64n" rows "k16.f32.bf16.bf16 {" sums "}, {%" a0 ",%" a1 ",%" a2 ",%" a3 "}, b, p, 1, 1, 0;\n}"
 #define QSPEC_WIDE_SUMS(c) "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])
 #define QSPEC_WIDE_INPUT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(x.low), "n"(is_first ? 1 : 0), "r"(offset >> 4), "n"(kWideBlockBytes >> 4)
-template <bool is_first>
-QSPEC_DEVICE void wide_step(float (&d)[3][4], const uint32_t (&a)[4], const WideInput& x, uint32_t offset) {
-  asm volatile(QSPEC_WIDE_STEP("24", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11", "12", "13", "14", "15", "16", "17", "18", "19")
-               : QSPEC_WIDE_SUMS(0), QSPEC_WIDE_SUMS(1), QSPEC_WIDE_SUMS(2)
-               : QSPEC_WIDE_INPUT);
-}
 template <bool is_first>
 QSPEC_DEVICE void wide_step(float (&d)[4][4], const uint32_t (&a)[4], const WideInput& x, uint32_t offset) {
   asm volatile(QSPEC_WIDE_STEP("32", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15", "16", "17", "18", "19", "20", "21", "22", "23")

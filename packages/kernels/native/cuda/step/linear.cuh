@@ -207,8 +207,6 @@ QSPEC_DEVICE void run_wide(const StepParams& params, int index, int rows) {
   }
 }
 
-QSPEC_DEVICE int rows_of(const Phase& phase) { return phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows; }
-
 // Before the grid's barrier behind a linear that leaves sums: what the phase that adds them needs besides. Most blocks have time for it then.
 template <int n8>
 QSPEC_DEVICE void finish_linear(int index) {

@@ -186,7 +186,7 @@ QSPEC_DEVICE void reduce_shares(const StepParams& params, const Phase& phase, in
 template <int n8>
 QSPEC_DEVICE_CALL void run_reduce(int index) {
   const Phase& phase = phase_at(index);
-  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
+  const int rows = rows_of(phase);
   if (n8 >= kWideRowBlocks && !is_integer(phase.linear.mode)) reduce_shares(step_params(), phase, rows);
   else reduce_slices<n8>(step_params(), phase, rows);
 }

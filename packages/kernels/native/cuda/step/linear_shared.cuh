@@ -224,7 +224,7 @@ struct LinearPhase {
         s(stream_shape(phase.shape_index)),
         blocks(n8 == kOneRow ? RowBlocks{1, 1} : n8 == kFewRows ? params.blocks : RowBlocks{n8, 8}),  // a constant, but for few rows
         input(share_input(s, spec.weight.group_size, params.region_at, blocks)),
-        rows(phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows),
+        rows(rows_of(phase)),
         first_column(first) {}
 
   // Profiling: 0 this warp's part of the input is there, 1 all of it, 2 this warp's products are done, 3 all (up to 16 rows).

@@ -83,7 +83,7 @@ QSPEC_DEVICE_CALL void store_wide_tile(int index, int tile) {
   const LinearSpec& spec = phase.linear;
   const WideShares& shares = wide_state().shares;
   const WideSums totals(step_params().region_at);
-  const int rows = phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows;
+  const int rows = rows_of(phase);
   const RowBlocks blocks = step_params().blocks;
   const int first = shares.pass(tile) * kWideRows, count = rows - first < kWideRows ? rows - first : kWideRows;
   named_barrier(kBlockBarrier, kStepThreads);

@@ -114,6 +114,8 @@ QSPEC_HOST_DEVICE constexpr uint32_t step_fixed(int num_linears, int num_shapes)
 
 QSPEC_DEVICE Phase& phase_at(int index) { return shared_at<Phase>(kPhasesAt + (index & 1) * sizeof(Phase)); }
 QSPEC_DEVICE const StepBatch& step_batch() { return shared_at<StepBatch>(kBatchAt); }
+// Of a phase in this launch.
+QSPEC_DEVICE int rows_of(const Phase& phase) { return phase.rows == Rows::kTokens ? step_batch().rows : step_batch().logit_rows; }
 QSPEC_DEVICE const StepParams& step_params() { return shared_at<StepParams>(kParamsAt); }
 QSPEC_DEVICE AttentionStart& attention_start() { return shared_at<AttentionStart>(kStartAt); }
 QSPEC_DEVICE StreamShape& stream_shape(int index) { return shared_at<StreamShape>(kShapesAt + index * sizeof(StreamShape)); }
