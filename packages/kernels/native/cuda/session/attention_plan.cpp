@@ -12,7 +12,7 @@ constexpr double kSplitTime = 2.6, kCodesTime = 3.9;  // of a split in one warp,
 constexpr double kOfEachWarp = 0.22;                  // and for each warp that works,
 constexpr double kColumnsTime = 3.3, kOddColumnsTime = 7;  // and if several use the same tiles: with an odd number each copies of both tiles of a pair
 constexpr double kItemTime = 6;                       // queries, folding and handing in results,
-constexpr double kItemOfEachWarp = 0.3, kColumnsItemTime = 6;
+constexpr double kItemOfEachWarp = 0.3, kColumnsItemTime = 12, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
 constexpr double kUnitTime = 1.3;                     // a further segment of an item
 constexpr double kFoldTime = 1.5;                     // of what items handed in,
 constexpr double kFoldTurnTime = 1;                   // for up to eight results of each thread's outputs
@@ -20,13 +20,15 @@ constexpr double kBytesTime = 1.0 / 30000;            // a byte of the cache, on
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with the shortest rings and with longer ones: the rest is L1
 
 // So many teams with rings as long as there is room for; none where there isn't.
-TeamShare share_of(const AttentionGeometry& geometry, bool by_splits, int team_warps, int num_teams) {
+TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
+  constexpr int kShortest = kRingPairs[2], kAllTiles = 2 * kSplitPairs;
+  const bool by_tiles = way == TeamWay::kTiles;
   for (const int ring : kRingPairs) {
-    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes, by_splits, team_warps, ring);
-    const size_t most = std::min(geometry.room, ring == kRingPairs[2] ? kMostTeamBytes : kMostRingBytes);
-    if (static_cast<size_t>(num_teams) * bytes <= most) return {by_splits, team_warps, num_teams, ring, bytes};
+    const int pairs = by_tiles ? kAllTiles : ring, bytes = team_bytes(geometry.head_dim, geometry.has_codes, way, team_warps, pairs);
+    const size_t most = std::min(geometry.room, by_tiles || ring == kShortest ? kMostTeamBytes : kMostRingBytes);
+    if (static_cast<size_t>(num_teams) * bytes <= most) return {way, team_warps, num_teams, pairs, bytes};
   }
-  return {by_splits, team_warps, 0, 0, 0};
+  return {way, team_warps, 0, 0, 0};
 }
 
 // What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
@@ -66,12 +68,12 @@ class Planner {
   }
 
   // Microseconds, of the team that has most to do, with the number of teams that is best.
-  double cost(bool by_splits, int team_warps) {
+  double cost(TeamWay way, int team_warps) {
     const int64_t items = static_cast<int64_t>(out_->items.size()) * geometry_.num_kv_heads;
     const int64_t most = std::min<int64_t>(kStepWarps / team_warps, (items + geometry_.num_blocks - 1) / geometry_.num_blocks);
     double least = std::numeric_limits<double>::infinity();
     for (int num_teams = 1; num_teams <= std::max<int64_t>(most, 1); ++num_teams) {
-      const TeamShare share = share_of(geometry_, by_splits, team_warps, num_teams);
+      const TeamShare share = share_of(geometry_, way, team_warps, num_teams);
       if (share.num_teams == 0) break;
       const double time = cost(share, items);
       if (time < least) least = time, out_->share = share;
@@ -85,13 +87,15 @@ class Planner {
     int longest = 1;
     for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
     const int segments = (longest + kSegmentSplits - 1) / kSegmentSplits;
-    const int of_warp = !share.by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
+    const bool by_splits = share.way == TeamWay::kSplits, by_columns = share.way == TeamWay::kColumns, by_tiles = share.way == TeamWay::kTiles;
+    const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
-    const double readers = at_once * (share.by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
+    const double readers = at_once * (by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
     const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes ? 1 : 2);
-    const double of_columns = share.by_splits ? 0 : share.team_warps % 2 == 0 ? kColumnsTime : kOddColumnsTime;
-    const double split = std::max((geometry_.has_codes ? kCodesTime : kSplitTime) + kOfEachWarp * warps + of_columns, readers * split_bytes * kBytesTime);
-    return static_cast<double>(turns) * (kItemTime + kItemOfEachWarp * warps + (share.by_splits ? 0 : kColumnsItemTime) + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
+    const double of_columns = !by_columns ? 0 : share.team_warps % 2 == 0 ? kColumnsTime : kOddColumnsTime;
+    const double alone = by_tiles ? 0 : geometry_.has_codes ? kCodesTime : kSplitTime;
+    const double split = std::max(alone + kOfEachWarp * warps + of_columns, readers * split_bytes * kBytesTime);
+    return static_cast<double>(turns) * ((by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : kItemTime) + kItemOfEachWarp * warps + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
   }
   double fold_cost(const TeamShare& share) const {
     if (share_ == Share::kRows) return 0;
@@ -169,15 +173,18 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin);
   const int heads = geometry.num_heads / geometry.num_kv_heads;
   double least = std::numeric_limits<double>::infinity();
-  // Few rows an item, whose splits a team's warps share; or many, which they share and read the cache once for.
-  for (const bool by_splits : {true, false}) {
-    const int most = (by_splits ? kWarpColumns : kQueryColumns) / heads, rows = std::min(most, longest), team_warps = by_splits ? kMaxTeamWarps : (rows * heads + kWarpColumns - 1) / kWarpColumns;
+  // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
+  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kColumns}) {
+    const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
+    if (by_tiles && (!geometry.has_tile_teams || positions.size() > kPostedRows)) continue;
+    const int most = (by_columns ? kQueryColumns : kWarpColumns) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : kMaxTeamWarps;
     if (most == 0) continue;
     for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
+      if (by_tiles && share != Share::kSplit) continue;
       AttentionPlan plan;
       Planner planner(sequences, positions, geometry, writes_first, share, rows);
       if (!planner.run(&plan)) continue;
-      const double cost = planner.cost(by_splits, team_warps);
+      const double cost = planner.cost(way, team_warps);
       if (cost < least) least = cost, *out = std::move(plan);
     }
   }

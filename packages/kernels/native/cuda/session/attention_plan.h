@@ -16,6 +16,7 @@ struct SequenceRows {
 struct AttentionGeometry {
   int num_heads, num_kv_heads, head_dim;
   bool has_codes;        // the cache
+  bool has_tile_teams;   // there are kernels whose teams take tiles (TeamWay::kTiles)
   int num_blocks;        // of the grid
   size_t room;           // shared memory of a block for its teams
   int result_slots;      // StepWorkspace: results of items that fit
@@ -27,7 +28,7 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionFold> folds;
   int result_stride = 0, segment_stride = 0;
-  TeamShare share{1, kMaxTeamWarps, 0, kRingPairs[2], 0};
+  TeamShare share{TeamWay::kSplits, kMaxTeamWarps, 0, kRingPairs[2], 0};
 };
 
 // `positions` of all rows; `writes_first`: see StepBatch. False when the results don't fit the workspace.

@@ -105,7 +105,7 @@ Status CudaSession::allocate_workspace() {
   if (heads == 0) heads = 1, head_dim = 32;
   const int max_splits = static_cast<int>(std::min<int64_t>((kv.num_slots() + kSplitPositions - 1) / kSplitPositions, INT32_MAX / kMaxStepRows));
   const int max_segments = (max_splits + kSegmentSplits - 1) / kSegmentSplits;
-  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, head_dim, kv.format != KvFormat::kBf16, device_.num_multiprocessors, device_.shared_bytes, kResultSlots, kMaxTreeRows * max_segments,
+  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, head_dim, kv.format != KvFormat::kBf16, has_tile_teams(head_dim, kv.format), device_.num_multiprocessors, device_.shared_bytes, kResultSlots, kMaxTreeRows * max_segments,
                kMaxTreeRows * max_segments};
   for (const auto& plan : plans_)
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
@@ -183,7 +183,7 @@ Status CudaSession::run(const std::vector<Launch>& launches) {
   for (const Launch& launch : launches) {
     if (&launch == launches.data()) key += '@' + std::to_string(launch.slot);  // addresses follow from it
     const TeamShare& share = launch.attention;
-    const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>((share.by_splits ? 'A' : 'a') + share.team_warps), static_cast<char>('a' + share.num_teams), static_cast<char>('a' + share.ring_pairs), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
+    const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>('a' + static_cast<int>(share.way)), static_cast<char>('a' + share.team_warps), static_cast<char>('a' + share.num_teams), static_cast<char>('a' + share.ring_pairs), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
     key += code;
   }
   return graphs_.run(key, stream_.get(), [&]() -> Status {

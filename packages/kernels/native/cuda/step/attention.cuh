@@ -4,6 +4,8 @@
 // takes it. A warp has eight columns, all dims of them, and nothing to exchange with the others within a split.
 // - Up to eight columns (`by_splits`): the team's four warps take the four splits of a chunk, or the four chunks of a segment, each through a ring of tiles
 //   of its own, and fold what they have in shared memory.
+// - The same, where that leaves multiprocessors without an item (`by_tiles`): an item is a split, whose four tiles the warps take for scores, and whose dims for
+//   outputs. All that one does after another is a quarter; what is folded afterwards is more.
 // - More: each warp takes eight of the columns, and all use the same tiles.
 // Scores: S = K · Qᵀ, weights and output: O = Vᵀ · Pᵀ; the sum of weights is one more product with ones, so it is rounded as the numerators are (codes,
 // whose weights carry V's scale: a plain sum). Within a split positions are summed in order by the tensor core's chain; splits are folded in order within
@@ -28,16 +30,17 @@ struct AttentionWork {  // one item, for one KV head
 };
 
 // `head_dim`, or 0: told at run time. `may_post`: of the kernel whose launches may post words.
-template <CacheCodes codes, int head_dim, bool by_splits, bool may_post>
+template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 struct AttentionPhase {
+  static constexpr bool by_columns = way == TeamWay::kColumns, by_splits = way == TeamWay::kSplits, by_tiles = way == TeamWay::kTiles;
   using Tiles = CacheTiles<codes, head_dim>;
-  using Copies = TileCopies<codes, head_dim, by_splits>;
+  using Copies = TileCopies<codes, head_dim, !by_columns>;
   using Work = AttentionWork;
   static constexpr bool has_codes = Tiles::has_codes;
-  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_splits ? 4 : 8, kHeadsAtOnce = by_splits ? 2 : 4;
+  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns ? 8 : 4, kHeadsAtOnce = by_columns ? 4 : 2;
   using Sums = AttentionSums<kSteps>;
-  // What of a result one warp of the team has: all steps of its columns, or every fourth step.
-  static constexpr int kPartSteps = by_splits ? (kSteps + kMaxTeamWarps - 1) / kMaxTeamWarps : kSteps;
+  // What of a result one warp of the team has: all steps of its columns, or every fourth step, or a quarter of them.
+  static constexpr int kPartSteps = by_columns ? kSteps : (kSteps + kMaxTeamWarps - 1) / kMaxTeamWarps;
   using Part = AttentionSums<kPartSteps>;
   using Source = HeadSource<may_post>;
 
@@ -54,7 +57,7 @@ struct AttentionPhase {
 
   // ---- The team ----
 
-  QSPEC_DEVICE int team_warps() const { return by_splits ? kMaxTeamWarps : params.attention.team_warps; }
+  QSPEC_DEVICE int team_warps() const { return by_columns ? params.attention.team_warps : kMaxTeamWarps; }
   QSPEC_DEVICE int team_threads() const { return team_warps() * kWarp; }
   QSPEC_DEVICE int thread() const { return member * kWarp + lane; }
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
@@ -69,15 +72,17 @@ struct AttentionPhase {
   QSPEC_DEVICE int pair_bytes() const { return 2 * tiles.bytes(); }
   QSPEC_DEVICE SharedPlace ring_at(int of_member) const { return base + (by_splits ? of_member : 0) * params.attention.ring_pairs * pair_bytes(); }
   QSPEC_DEVICE SharedPlace query_at(int place) const {
-    return base + (by_splits ? kMaxTeamWarps : 1) * params.attention.ring_pairs * pair_bytes() + place * num_columns() * query_row_bytes(tiles.head_dims());
+    return base + ring_bytes(tiles.head_dims(), has_codes, way, team_warps(), params.attention.ring_pairs) + place * num_columns() * query_row_bytes(tiles.head_dims());
   }
   QSPEC_DEVICE SharedPlace sums_place_at(int of_member) const { return query_at(2) + of_member * 4; }
-  QSPEC_DEVICE int num_columns() const { return by_splits ? kWarpColumns : team_warps() * kWarpColumns; }
+  // by_tiles: of each warp, the scores of its tile.
+  QSPEC_DEVICE SharedPlace scores_at(int of_member) const { return query_at(2) + of_member * kTileScoreBytes; }
+  QSPEC_DEVICE int num_columns() const { return team_columns(way, team_warps()); }
   // Where an even number of warps use the same tiles, each tile of a pair is copied by half of them.
-  QSPEC_DEVICE bool has_own_tile() const { return !by_splits && team_warps() % 2 == 0; }
+  QSPEC_DEVICE bool has_own_tile() const { return by_columns && team_warps() % 2 == 0; }
   QSPEC_DEVICE Copies copies() const {
     const int shift = has_own_tile() ? 1 : 0;
-    return {spec.cache, tiles, by_splits ? 0 : member >> shift, static_cast<uint32_t>(team_warps() >> shift)};
+    return {spec.cache, tiles, by_columns ? member >> shift : 0, static_cast<uint32_t>(team_warps() >> shift)};
   }
 
   // ---- Items and their splits ----
@@ -136,7 +141,7 @@ struct AttentionPhase {
   // Row and head of a query column: exact for the few columns that there are.
   QSPEC_DEVICE int row_of(int column) const { return static_cast<int>(column * per_head >> 16); }
   QSPEC_DEVICE int head_of(int column, int kv_head) const { return kv_head * heads + column - row_of(column) * heads; }
-  QSPEC_DEVICE int first_column() const { return by_splits ? 0 : member * kWarpColumns; }
+  QSPEC_DEVICE int first_column() const { return by_columns ? member * kWarpColumns : 0; }
   QSPEC_DEVICE int column(int e) const { return first_column() + 2 * (lane % 4) + e; }
   // Behind a column's query.
   QSPEC_DEVICE SharedPlace own_at(int place, int column) const { return query_at(place) + column * query_row_bytes(tiles.head_dims()) + tiles.head_dims() * 2; }
@@ -152,7 +157,7 @@ struct AttentionPhase {
     int whose = 0, first = work.begin;
     if constexpr (by_splits) whose = is_long_item(work.begin, work.end) ? split % kSegmentSplits / kChunkSplits : split - work.begin, first = first_member_split(work.begin, work.end, whose);
     const SharedPlace place = ring_at(whose) + tile * tiles.bytes();
-    return {is_start && split == first && tile / 2 < params.attention.ring_pairs - 1, place + at * tiles.row_bytes(), tiles.scale_at(place, at)};
+    return {is_start && split == first && (by_tiles || tile / 2 < params.attention.ring_pairs - 1), place + at * tiles.row_bytes(), tiles.scale_at(place, at)};
   }
   // Before an item's first tile is fetched, or (`is_start`) after: queries, normed and rotated; what the launch adds goes into the cache. One head a warp,
   // several of them under way.
@@ -214,14 +219,15 @@ struct AttentionPhase {
     return ring->next(pair_bytes());
   }
 
-  // Scores (base 2) of two tiles: of each positions g and g + 8 (0, 1 and 2, 3) of columns 2t, 2t + 1.
-  QSPEC_DEVICE void score(SharedPlace pair, const Columns& columns, float (&scores)[2][4]) const {
+  // Scores (base 2) of `count` tiles: of each positions g and g + 8 (0, 1 and 2, 3) of columns 2t, 2t + 1.
+  template <int count>
+  QSPEC_DEVICE void score(SharedPlace pair, const Columns& columns, float (&scores)[count][4]) const {
     QSPEC_UNROLL
-    for (int j = 0; j < 2; ++j) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0;
-    tiles.for_keys(pair, lane, [&](int i, int j, const uint32_t (&k)[4]) { mma_bf16(scores[j], k, columns.query[i][0], columns.query[i][1]); });
+    for (int j = 0; j < count; ++j) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0;
+    tiles.template for_keys<count>(pair, lane, [&](int i, int j, const uint32_t (&k)[4]) { mma_bf16(scores[j], k, columns.query[i][0], columns.query[i][1]); });
     const float scale = spec.scale * (has_codes ? kLog2E * kCodesAUnit : kLog2E);
     QSPEC_UNROLL
-    for (int j = 0; j < 2; ++j)
+    for (int j = 0; j < count; ++j)
       QSPEC_UNROLL
       for (int h = 0; h < 2; ++h) {
         const float factor = has_codes ? scale * shared_load_float(tiles.scale_at(pair + j * tiles.bytes(), lane / 4 + 8 * h)) : scale;
@@ -251,8 +257,9 @@ struct AttentionPhase {
       largest[e] = m;
     }
   }
-  // Weights and outputs of two tiles onto those before them.
-  QSPEC_DEVICE void attend(SharedPlace pair, const float (&weights)[2][4], float (&ones)[4], Sums& sums) const {
+  // Weights and outputs, from step `first` on, of two tiles onto those before them.
+  template <int count>
+  QSPEC_DEVICE void attend(SharedPlace pair, const float (&weights)[2][4], int first, float (&ones)[4], AttentionSums<count>& sums) const {
     uint32_t p[2][2];
     QSPEC_UNROLL
     for (int j = 0; j < 2; ++j) {
@@ -271,7 +278,7 @@ struct AttentionPhase {
         mma_bf16(ones, one, p[j][0], p[j][1]);
       }
     }
-    tiles.for_values(pair, lane, [&](int i, int j, const uint32_t (&v)[4]) { mma_bf16(sums.output[i], v, p[j][0], p[j][1]); });
+    tiles.template for_values<count>(pair, lane, first, [&](int i, int j, const uint32_t (&v)[4]) { mma_bf16(sums.output[i], v, p[j][0], p[j][1]); });
   }
   QSPEC_DEVICE static void first_pair_leaves(float (&scores)[kSplitPairs][2][4]) {
     static_assert(kSplitPairs == 2, "the other one takes its place");
@@ -300,18 +307,63 @@ struct AttentionPhase {
     for (int j = 0; j < kSplitPairs; ++j) {
       QSPEC_UNROLL
       for (int i = 0; i < 8; ++i) scores[0][i / 4][i % 4] = exp2_fast(scores[0][i / 4][i % 4] - least[i % 2]);
-      attend(next_pair(kSplitPairs + j, ring, places, next_places), scores[0], ones, one);
+      attend(next_pair(kSplitPairs + j, ring, places, next_places), scores[0], 0, ones, one);
       first_pair_leaves(scores);
     }
+    finish_weights(ones, &one);
+    chunk->append(one);
+  }
+  template <int count>
+  QSPEC_DEVICE static void finish_weights(const float (&ones)[4], AttentionSums<count>* sums) {
     QSPEC_UNROLL
     for (int e = 0; e < 2; ++e) {
       if constexpr (!has_codes) {
-        one.weight[e] = ones[e];
+        sums->weight[e] = ones[e];
       } else {
-        for (int mask = 4; mask < kWarp; mask *= 2) one.weight[e] += shuffle_xor(one.weight[e], mask);
+        for (int mask = 4; mask < kWarp; mask *= 2) sums->weight[e] += shuffle_xor(sums->weight[e], mask);
       }
     }
-    chunk->append(one);
+  }
+
+  // ---- One split, a tile a warp ----
+
+  // All its tiles: K first, a group of copies each for K and V.
+  QSPEC_DEVICE void start_tiles(const SplitPlaces& places) const {
+    static_assert(kMaxTeamWarps == kSplitTiles, "a tile of K and of V each");
+    copies().start(base + member * tiles.bytes(), member, places);
+    commit_async();
+    copies().start(base + (kSplitTiles + member) * tiles.bytes(), kSplitTiles + member, places);
+    commit_async();
+  }
+  // When the tiles of K are there for all. Each warp finds a tile's scores, then with everybody's all weights, and a quarter of the dims.
+  QSPEC_DEVICE Part take_tiles(const Work& now) const {
+    Columns columns;
+    load_columns(now.place, &columns);
+    float own[1][4], scores[kSplitPairs][2][4], ones[4] = {0, 0, 0, 0}, least[2];
+    score<1>(base + member * tiles.bytes(), columns, own);
+    shared_store_16(scores_at(member) + lane * 16, uint4{bits_of_float(own[0][0]), bits_of_float(own[0][1]), bits_of_float(own[0][2]), bits_of_float(own[0][3])});
+    wait_async<0>();
+    sync();
+    QSPEC_UNROLL
+    for (int j = 0; j < kSplitTiles; ++j) {
+      const uint4 words = shared_load_16(scores_at(j) + lane * 16);
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) scores[j / 2][j % 2][i] = float_of_bits(word_of(words, i));
+    }
+    mask(now.begin, columns, scores);
+    Part one;
+    one.clear();
+    find_largest(scores, one.largest);
+    QSPEC_UNROLL
+    for (int e = 0; e < 2; ++e) least[e] = one.largest[e] == -INFINITY ? 0 : one.largest[e];
+    QSPEC_UNROLL
+    for (int j = 0; j < kSplitPairs; ++j) {
+      QSPEC_UNROLL
+      for (int i = 0; i < 8; ++i) scores[j][i / 4][i % 4] = exp2_fast(scores[j][i / 4][i % 4] - least[i % 2]);
+      attend(base + (kSplitTiles + 2 * j) * tiles.bytes(), scores[j], part_step(0), ones, one);
+    }
+    finish_weights(ones, &one);
+    return one;
   }
 
   // ---- Sums of several splits ----
@@ -357,7 +409,7 @@ struct AttentionPhase {
     sync();  // everyone is done with these places
     return sum;
   }
-  QSPEC_DEVICE int part_step(int s) const { return by_splits ? member + kMaxTeamWarps * s : s; }
+  QSPEC_DEVICE int part_step(int s) const { return by_splits ? member + kMaxTeamWarps * s : by_tiles ? member * kPartSteps + s : s; }
 
   // Otherwise longer items' sums are touched once a chunk and kept in the workspace: in shared memory they would leave L1 too little for the weights that
   // are on their way. level: 0 segment, 1 the whole.
@@ -435,8 +487,20 @@ struct AttentionPhase {
     else *reinterpret_cast<float2*>(output) = float2{a, b};
   }
 
+  // What a fold comes to, four outputs of a column.
+  QSPEC_DEVICE void store_folded(const AttentionFold& f, int row, int head, int e, bool to_segment, const FoldedOutputs& total) const {
+    if (!to_segment) {
+      store_attended(row, head, e, float2{total.value[0], total.value[1]}, total.weight);
+      store_attended(row, head, e + 2, float2{total.value[2], total.value[3]}, total.weight);
+      return;
+    }
+    float* to = segment_result(row, f.segment, head);
+    store_l2(reinterpret_cast<float4*>(to + e), float4{total.value[0], total.value[1], total.value[2], total.value[3]});
+    if (e == 0) store_l2(reinterpret_cast<float2*>(to + dim), float2{total.largest, total.weight});
+  }
   // Folds the fold's items, or its rows' segments, of every column: into the fold's segment, or the attended values. Four outputs a thread.
   QSPEC_DEVICE void fold_results(const AttentionFold& f, int kv_head, bool of_segments, bool to_segment) const {
+    if (by_tiles && !of_segments) return fold_splits(f, kv_head, to_segment);
     const int quads = dim / 4, stride = spec.num_heads * (dim + kResultTail), count = of_segments ? f.num_segments : f.num_results;
     const int chunks = of_segments ? count : f.num_chunks;  // results that are appended as they are; the others by chunks
     QSPEC_NO_UNROLL
@@ -471,15 +535,76 @@ struct AttentionPhase {
           chunk.clear();
         }
       }
-      if (!to_segment) {
-        store_attended(row, head, e, float2{total.value[0], total.value[1]}, total.weight);
-        store_attended(row, head, e + 2, float2{total.value[2], total.value[3]}, total.weight);
-        continue;
-      }
-      float* to = segment_result(row, f.segment, head);
-      store_l2(reinterpret_cast<float4*>(to + e), float4{total.value[0], total.value[1], total.value[2], total.value[3]});
-      if (e == 0) store_l2(reinterpret_cast<float2*>(to + dim), float2{total.largest, total.weight});
+      store_folded(f, row, head, e, to_segment, total);
     }
+  }
+  // by_tiles: the same for the items of a segment, which are splits. They come to where the tiles lay, and are folded with factors that each are found by a lane.
+  QSPEC_DEVICE void fold_splits(const AttentionFold& f, int kv_head, bool to_segment) const {
+    static_assert(kTileTeamDim == 4 * kWarp, "a column at once a warp");
+    const int quads = dim / 4, columns_at_once = team_threads() / quads, columns = f.num_rows * heads, stride = spec.num_heads * (dim + kResultTail);
+    QSPEC_NO_UNROLL
+    for (int first = 0; first < columns; first += columns_at_once) {
+      if (first > 0) sync();  // everybody is done with those before
+      const int of_warp = std::min(first + member, columns - 1);  // the column whose factors this warp finds: team_warps() at once
+      float2 tail{-INFINITY, 0};
+      if (lane < f.num_results) tail = load_l2(reinterpret_cast<const float2*>(result_of(f, of_warp, kv_head) + lane * stride + dim));
+      const int c = thread() / quads, e = 4 * (thread() - c * quads), column = first + c;
+      const bool is_there = column < columns;
+      const SharedPlace own = base + thread() * 16;
+      const float* from = result_of(f, is_there ? column : first, kv_head) + e;
+      QSPEC_NO_UNROLL
+      for (int r = 0; r < f.num_results; ++r, from += stride) copy_async<16>(own + r * team_threads() * 16, from);
+      commit_async();
+      put_factors(member, tail);
+      wait_async<0>();
+      sync();
+      if (is_there) store_folded(f, f.row_begin + row_of(column), head_of(column, kv_head), e, to_segment, fold_from(own, team_threads() * 16, factors_at(c), f.num_results));
+    }
+  }
+  // Four outputs of results that lie `stride` bytes apart, with a column's factors.
+  QSPEC_DEVICE static FoldedOutputs fold_from(SharedPlace results, int stride, SharedPlace factors, int count) {
+    FoldedOutputs total, chunk;
+    total.clear();
+    QSPEC_NO_UNROLL
+    for (int r = 0; r < count; r += kChunkSplits) {
+      chunk.clear();
+      QSPEC_UNROLL
+      for (int j = 0; j < kChunkSplits; ++j) {
+        if (r + j >= count) break;
+        const uint4 next = shared_load_16(results + (r + j) * stride), by = shared_load_16(factors + (r + j) * 16);
+        chunk.append({{float_of_bits(next.x), float_of_bits(next.y), float_of_bits(next.z), float_of_bits(next.w)}, 0, float_of_bits(by.z)}, factors_of(by));
+      }
+      total.append(chunk, factors_of(shared_load_16(factors + (kSegmentSplits + r / kChunkSplits) * 16)));
+    }
+    return total;
+  }
+  QSPEC_DEVICE const float* result_of(const AttentionFold& f, int column, int kv_head) const {
+    return item_result(f.row_begin + row_of(column), f.first_result, head_of(column, kv_head));
+  }
+  // For one of the columns at once: 16 bytes a result and a chunk of them: factors of what is there before and of itself, its weight, the maximum so far.
+  QSPEC_DEVICE SharedPlace factors_at(int c) const { return base + kSegmentSplits * team_threads() * 16 + c * kFoldFactorBytes; }
+  QSPEC_DEVICE static FoldFactors factors_of(const uint4& by) { return {float_of_bits(by.x), float_of_bits(by.y), float_of_bits(by.w)}; }
+  // Of one of the columns at once, from the maxima and weights of its results, a lane each.
+  QSPEC_DEVICE void put_factors(int c, const float2& tail) const {
+    static_assert(kSegmentSplits + kSegmentSplits / kChunkSplits <= kWarp && kChunkSplits == 4, "a lane each, and two steps to the maximum of four");
+    const float largest = largest_so_far(tail.x);
+    const float of_chunk = shuffle_from(largest, (lane * kChunkSplits + kChunkSplits - 1) % kWarp), total = largest_so_far(of_chunk);  // lanes 0 … 3: of the chunks
+    put_factor(factors_at(c) + lane * 16, lane < kSegmentSplits, lane % kChunkSplits == 0, largest, tail.x, tail.y);
+    put_factor(factors_at(c) + (kSegmentSplits + lane) * 16, lane < kSegmentSplits / kChunkSplits, lane == 0, total, of_chunk, 0);
+  }
+  // Of the lanes of a chunk up to this one.
+  QSPEC_DEVICE float largest_so_far(float largest) const {
+    QSPEC_UNROLL
+    for (int i = 1; i < kChunkSplits; i *= 2) {
+      const float before = shuffle_from(largest, lane - (lane % kChunkSplits >= i ? i : 0));
+      largest = before > largest ? before : largest;
+    }
+    return largest;
+  }
+  QSPEC_DEVICE void put_factor(SharedPlace to, bool is_there, bool is_first, float so_far, float largest, float weight) const {
+    const float before = shuffle_from(so_far, (lane + kWarp - 1) % kWarp);
+    const FoldFactors by = fold_factors(is_first ? -INFINITY : before, largest);
+    if (is_there) shared_store_16(to, uint4{bits_of_float(by.old_scale), bits_of_float(by.new_scale), bits_of_float(weight), bits_of_float(by.largest)});
   }
 
   QSPEC_DEVICE const AttentionFold& fold_of(const Work& work) const { return work.number == first_item(team) ? start.folds[team] : batch.folds[item(work).fold]; }
@@ -516,6 +641,7 @@ struct AttentionPhase {
     if (position >= first_new && places.low != kAbsent) places.low = kWrittenHere;
     if (position + kWarp >= first_new && places.high != kAbsent) places.high = kWrittenHere;
     places.find_neighbours();
+    if constexpr (by_tiles) return start_tiles(places);
     start_split(TileRing(ring_at(member), params.attention.ring_pairs, pair_bytes()), places);
   }
   QSPEC_DEVICE SplitPlaces first_places(const Work& work) const {
@@ -543,7 +669,15 @@ struct AttentionPhase {
   }
   QSPEC_DEVICE void take_item(const Work& now, const Work& next, bool has_next, Stream* stream) const {
     Sums chunk;
-    if constexpr (by_splits) {
+    if constexpr (by_tiles) {
+      const Part part = take_tiles(now);
+      stamp_clock(params, index, 2);
+      finish(now, part);
+      if (has_next) {
+        sync();  // everybody is done with the tiles
+        start_tiles(find_places(next, next.begin));
+      }
+    } else if constexpr (by_splits) {
       const bool is_long = is_long_item(now.begin, now.end);
       const int of_warp = is_long ? kChunkSplits : 1;  // splits of a unit, which is a segment or a chunk
       Part total;
@@ -582,6 +716,7 @@ struct AttentionPhase {
     for (bool is_start = true;; is_start = false) {
       sync();  // everyone is done with the item whose place the next one takes
       if (has_next) prepare(next, is_start);
+      if constexpr (by_tiles) wait_async<1>();  // K
       sync();
       if (is_start) {
         stamp_clock(params, index, 1);
@@ -598,30 +733,36 @@ struct AttentionPhase {
   }
 };
 
-template <CacheCodes codes, int head_dim, bool by_splits, bool may_post>
-QSPEC_DEVICE AttentionPhase<codes, head_dim, by_splits, may_post> attention_phase(const StepParams& params, int index) {
+template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
+QSPEC_DEVICE AttentionPhase<codes, head_dim, way, may_post> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
-  const int team_warps = by_splits ? kMaxTeamWarps : params.attention.team_warps, warp = thread_index() / kWarp, team = warp / team_warps;
+  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : kMaxTeamWarps, warp = thread_index() / kWarp, team = warp / team_warps;
   const int dim = head_dim > 0 ? head_dim : spec.head_dim, heads = spec.num_heads / spec.num_kv_heads;
   const SharedPlace base{not_hoisted(shared_place(params.region_at + team * params.attention.team_bytes).address)};
   return {params, spec, step_batch(), attention_start(), {dim, spec.high_plane_only}, index, team, warp - team * team_warps, lane_index(), heads, dim, (0xffffu + heads) / heads, base};
 }
 
-template <CacheCodes codes, int head_dim, bool by_splits, bool may_post>
+template <bool is_first, CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 QSPEC_DEVICE_CALL void call_attention(int index) {
-  attention_phase<codes, head_dim, by_splits, may_post>(step_params(), index).run();
+  const auto phase = attention_phase<codes, head_dim, way, may_post>(step_params(), index);
+  if constexpr (is_first) phase.fetch_first();
+  else phase.run();
 }
 // The phase, compiled for what it is: its first tiles before its input is there, or all of it.
-template <bool is_first, CacheCodes codes, int head_dim, bool by_splits, bool may_post>
+template <bool is_first, CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if constexpr (is_first) attention_phase<codes, head_dim, by_splits, may_post>(params, index).fetch_first();
-  else if constexpr (by_splits && head_dim == kMaxHeadDim && codes != CacheCodes::kNibbles) attention_phase<codes, head_dim, by_splits, may_post>(params, index).run();
-  else call_attention<codes, head_dim, by_splits, may_post>(index);
+  if constexpr (way == TeamWay::kTiles) call_attention<is_first, codes, head_dim, way, may_post>(index);
+  else if constexpr (is_first) attention_phase<codes, head_dim, way, may_post>(params, index).fetch_first();
+  else if constexpr (way == TeamWay::kSplits && head_dim == kMaxHeadDim && codes != CacheCodes::kNibbles) attention_phase<codes, head_dim, way, may_post>(params, index).run();
+  else call_attention<false, codes, head_dim, way, may_post>(index);
 }
 template <bool is_first, bool may_post, CacheCodes codes, int head_dim>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if (params.attention.by_splits) do_attention<is_first, codes, head_dim, true, may_post>(params, index);
-  else do_attention<is_first, codes, head_dim, false, may_post>(params, index);
+  if (params.attention.way == TeamWay::kSplits) return do_attention<is_first, codes, head_dim, TeamWay::kSplits, may_post>(params, index);
+  if constexpr (may_post && head_dim == kTileTeamDim && codes != CacheCodes::kNibbles) {
+    if (params.attention.way == TeamWay::kTiles) return do_attention<is_first, codes, head_dim, TeamWay::kTiles, may_post>(params, index);
+  }
+  do_attention<is_first, codes, head_dim, TeamWay::kColumns, may_post>(params, index);
 }
 template <bool is_first, bool may_post>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {

@@ -60,8 +60,8 @@ struct AttentionSums {
 struct FoldedOutputs {
   float value[4], largest, weight;
   QSPEC_DEVICE void clear() { value[0] = value[1] = value[2] = value[3] = weight = 0, largest = -INFINITY; }
-  QSPEC_DEVICE void append(const FoldedOutputs& next) {
-    const FoldFactors f = fold_factors(largest, next.largest);
+  QSPEC_DEVICE void append(const FoldedOutputs& next) { append(next, fold_factors(largest, next.largest)); }
+  QSPEC_DEVICE void append(const FoldedOutputs& next, const FoldFactors& f) {
     QSPEC_UNROLL
     for (int e = 0; e < 4; ++e) value[e] = fold(f, value[e], next.value[e]);
     largest = f.largest, weight = fold(f, weight, next.weight);

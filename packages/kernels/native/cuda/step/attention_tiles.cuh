@@ -74,20 +74,20 @@ struct CacheTiles {
     }
   }
 
-  // Calls `visit(step, which of two tiles, what the step takes of it)` for two tiles of K, one behind the other. Lane 4·g + t: positions g, g + 8.
-  template <typename Visit>
+  // Calls `visit(step, which of the tiles, what the step takes of it)` for `count` tiles of K, one behind the other. Lane 4·g + t: positions g, g + 8.
+  template <int count, typename Visit>
   QSPEC_DEVICE void for_keys(SharedPlace pair, int lane, const Visit& visit) const {
     const SharedPlace at = pair + (not_hoisted(lane) & 15) * row_bytes() + (not_hoisted(lane) & 16);
     constexpr int kLoadSteps = kChunkDims / 8;
     QSPEC_UNROLL
     for (int i = 0; i < kSteps; i += kLoadSteps) {
       if (i >= steps()) break;
-      uint32_t m[2][4], low[2][4];
+      uint32_t m[count][4], low[count][4];
       QSPEC_UNROLL
-      for (int j = 0; j < 2; ++j) load_matrix_x4(m[j], at + j * bytes() + i / kLoadSteps * 32);
+      for (int j = 0; j < count; ++j) load_matrix_x4(m[j], at + j * bytes() + i / kLoadSteps * 32);
       if constexpr (has_codes) load_low<false>(low, at + i / kLoadSteps * 32);
       QSPEC_UNROLL
-      for (int j = 0; j < 2; ++j) {
+      for (int j = 0; j < count; ++j) {
         if constexpr (codes == CacheCodes::kNone) {
           visit(i, j, m[j]);
         } else {
@@ -106,10 +106,10 @@ struct CacheTiles {
       }
     }
   }
-  template <bool is_transposed>
-  QSPEC_DEVICE void load_low(uint32_t (&low)[2][4], SharedPlace at) const {
+  template <bool is_transposed, int count>
+  QSPEC_DEVICE void load_low(uint32_t (&low)[count][4], SharedPlace at) const {
     QSPEC_UNROLL
-    for (int j = 0; j < 2; ++j) {
+    for (int j = 0; j < count; ++j) {
       low[j][0] = low[j][1] = low[j][2] = low[j][3] = kMiddleNibbles;
       if (!has_low_plane()) continue;
       if constexpr (is_transposed) load_matrix_x4_transposed(low[j], at + j * bytes() + head_dims() / 2);
@@ -122,40 +122,41 @@ struct CacheTiles {
     visit(step, tile, a);
   }
 
-  // The same for each step of 16 dims of two tiles of V. Which dims these are: see dim_pair().
-  template <typename Visit>
-  QSPEC_DEVICE void for_values(SharedPlace pair, int lane, const Visit& visit) const {
+  // The same for `count` steps of 16 dims from step `first` on, of two tiles of V; `visit` counts them from there. Which dims these are: see dim_pair().
+  template <int count, typename Visit>
+  QSPEC_DEVICE void for_values(SharedPlace pair, int lane, int first, const Visit& visit) const {
     if constexpr (codes == CacheCodes::kNone) {
       const SharedPlace at = pair + ((not_hoisted(lane) & 7) + (not_hoisted(lane) >> 4 << 3)) * row_bytes() + (not_hoisted(lane) & 8) * 2;
       QSPEC_UNROLL
-      for (int i = 0; i < kSteps; ++i) {
-        if (i >= steps()) break;
+      for (int i = 0; i < count; ++i) {
+        if (first + i >= steps()) break;
         uint32_t a[2][4];
         QSPEC_UNROLL
-        for (int j = 0; j < 2; ++j) load_matrix_x4_transposed(a[j], at + j * bytes() + i * 32);
+        for (int j = 0; j < 2; ++j) load_matrix_x4_transposed(a[j], at + j * bytes() + (first + i) * 32);
         QSPEC_UNROLL
         for (int j = 0; j < 2; ++j) visit(i, j, a[j]);
       }
     } else {
       const SharedPlace at = pair + (not_hoisted(lane) & 15) * row_bytes() + (not_hoisted(lane) & 16);
       constexpr int kLoadSteps = kChunkDims / 8;
+      static_assert(count % kLoadSteps == 0, "whole loads");
       QSPEC_UNROLL
-      for (int i = 0; i < kSteps; i += kLoadSteps) {
-        if (i >= steps()) break;
+      for (int i = 0; i < count; i += kLoadSteps) {
+        if (first + i >= steps()) break;
         uint32_t m[2][4], low[2][4];
         QSPEC_UNROLL
-        for (int j = 0; j < 2; ++j) load_matrix_x4_transposed(m[j], at + j * bytes() + i / kLoadSteps * 32);
-        load_low<true>(low, at + i / kLoadSteps * 32);
+        for (int j = 0; j < 2; ++j) load_matrix_x4_transposed(m[j], at + j * bytes() + (first + i) / kLoadSteps * 32);
+        load_low<true>(low, at + (first + i) / kLoadSteps * 32);
         QSPEC_UNROLL
         for (int j = 0; j < 2; ++j)
           QSPEC_UNROLL
           for (int c = 0; c < 2; ++c) {  // m[j][2c]: positions 0 … 7, m[j][2c + 1]: 8 … 15
             if constexpr (codes == CacheCodes::kInt8) {
-              const CodePairs first = code_pairs<false>(m[j][2 * c]), second = code_pairs<false>(m[j][2 * c + 1]);
-              const uint32_t a[4] = {first.even, first.odd, second.even, second.odd};
+              const CodePairs top = code_pairs<false>(m[j][2 * c]), bottom = code_pairs<false>(m[j][2 * c + 1]);
+              const uint32_t a[4] = {top.even, top.odd, bottom.even, bottom.odd};
               visit(i + c, j, a);
             } else {
-              if (i + 2 * c >= steps()) break;
+              if (first + i + 2 * c >= steps()) break;
               const uint2 b0 = nibble_bytes(m[j][2 * c], low[j][2 * c]), b1 = nibble_bytes(m[j][2 * c + 1], low[j][2 * c + 1]);
               const CodePairs x0 = code_pairs<true>(b0.x), y0 = code_pairs<true>(b0.y), x1 = code_pairs<true>(b1.x), y1 = code_pairs<true>(b1.y);
               const uint32_t lower[4] = {x0.even, y0.even, x1.even, y1.even}, upper[4] = {x0.odd, y0.odd, x1.odd, y1.odd};

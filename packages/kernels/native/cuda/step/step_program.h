@@ -208,12 +208,14 @@ struct alignas(16) AttentionFold {
   int32_t reserved[3];
 };
 
-// How a block's warps share out attention: teams of so many warps, which take a unit's splits (four warps, up to eight query columns, a ring of tiles each)
-// or columns (one ring). Of a ring's pairs of tiles one is being used, the others are on their way.
+// What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring
+// each), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once).
+enum class TeamWay : int32_t { kColumns, kSplits, kTiles };
+// How a block's warps take part in attention: in teams of so many. Of a ring's pairs of tiles one is being used, the others are on their way.
 struct TeamShare {
-  int32_t by_splits;
+  TeamWay way;
   int32_t team_warps, num_teams;
-  int32_t ring_pairs;  // one of kRingPairs
+  int32_t ring_pairs;  // one of kRingPairs, or kSplitPairs of K and of V
   int32_t team_bytes;  // of shared memory
 };
 constexpr int kRingPairs[] = {5, 3, 2};  // the first: a split, and the pair that is being used
@@ -221,9 +223,22 @@ constexpr int kRingPairs[] = {5, 3, 2};  // the first: a split, and the pair tha
 QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { return head_dim * (has_codes ? 1 : 2) + 16; }
 QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
 QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
-// Of shared memory: rings, bfloat16 queries of two items, and a word a warp.
-QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, bool by_splits, int team_warps, int ring_pairs) {
-  return (by_splits ? team_warps : 1) * ring_pairs * 2 * tile_bytes(head_dim, has_codes) + 2 * (by_splits ? 1 : team_warps) * kWarpColumns * query_row_bytes(head_dim) + 16;
+QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) { return way == TeamWay::kColumns ? team_warps * kWarpColumns : kWarpColumns; }
+// Teams that take tiles: in launches of up to kPostedRows rows, of this head_dim and not over nibble planes.
+constexpr int kTileTeamDim = 128;
+QSPEC_HOST_DEVICE constexpr bool has_tile_teams(int head_dim, KvFormat format) { return head_dim == kTileTeamDim && format != KvFormat::kInt8Nested; }
+constexpr int kTileScoreBytes = 32 * 16;                                                    // of a tile: a lane's scores
+constexpr int kFoldFactorBytes = (kSegmentSplits + kSegmentSplits / kChunkSplits) * 16;  // of a column
+// Of a team's rings; or of a split's tiles, where a segment's results are folded, too, four outputs a thread, with their factors.
+QSPEC_HOST_DEVICE constexpr int ring_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_pairs) {
+  const int rings = (way == TeamWay::kSplits ? team_warps : 1) * ring_pairs * 2 * tile_bytes(head_dim, has_codes);
+  const int results = way == TeamWay::kTiles ? kSegmentSplits * team_warps * 32 * 16 + team_warps * kFoldFactorBytes : 0;
+  return rings > results ? rings : results;
+}
+// Of shared memory: rings, bfloat16 queries of two items, and a word a warp, or its tile's scores.
+QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_pairs) {
+  return ring_bytes(head_dim, has_codes, way, team_warps, ring_pairs) + 2 * team_columns(way, team_warps) * query_row_bytes(head_dim) +
+         (way == TeamWay::kTiles ? team_warps * kTileScoreBytes : 16);
 }
 // A team that takes splits takes a chunk's, or, of a longer item, a segment's chunks. A warp's first split, which may lie past the item's end:
 QSPEC_HOST_DEVICE constexpr bool is_long_item(int begin, int end) { return end - begin > kChunkSplits; }

@@ -168,7 +168,7 @@ QSPEC_DEVICE void start_attention(const StepBatch& batch, const TeamShare& share
     if (first >= batch.num_items * batch.num_kv_heads) continue;
     const AttentionItem item = load_struct(batch.items + first / batch.num_kv_heads);
     if (i == 0 && member == 0) start.items[team] = item, start.folds[team] = load_struct(batch.folds + item.fold);
-    const int split = share.by_splits ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
+    const int split = share.way == TeamWay::kSplits ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
     start.slots[warp][i] = slot_of_position(batch, item, position);
   }
 }

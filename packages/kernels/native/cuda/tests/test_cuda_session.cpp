@@ -4,6 +4,7 @@
 
 #include "cuda_fixture.h"
 #include "qspec/sampling.h"
+#include "session/attention_plan.h"
 #include "session/cuda_session.h"
 
 using namespace qspec;
@@ -251,8 +252,7 @@ QSPEC_TEST(model_with_odd_intermediate_width) {
 // ---- Long contexts, many sequences, trees -----------------------------------------------------------------------------------------------
 
 // Several splits and segments of attention; plans by split, chunk and segment must agree, and an item with an odd number of splits.
-void check_long_context(const char* what, KvFormat kv, int layers, int count, const std::vector<int>& alone) {
-  LlamaShape shape;
+void check_long_context(const char* what, LlamaShape shape, KvFormat kv, int layers, int count, const std::vector<int>& alone) {
   shape.layers = layers;
   Model model(shape, all("bf16"), 0);
   SessionSpec spec;
@@ -279,10 +279,35 @@ void check_long_context(const char* what, KvFormat kv, int layers, int count, co
     }
   }
 }
-QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) { check_long_context("bf16 cache", KvFormat::kBf16, 1, 1300, {1023, 1024, 1279, 1280, 1299}); }
+QSPEC_TEST(long_context_gives_the_same_bits_in_any_chunks) { check_long_context("bf16 cache", {}, KvFormat::kBf16, 1, 1300, {1023, 1024, 1279, 1280, 1299}); }
 QSPEC_TEST(long_context_of_codes_gives_the_same_bits_in_any_chunks) {
-  check_long_context("int8 cache", KvFormat::kInt8, 2, 690, {63, 64, 639, 640, 689});
-  check_long_context("int8-nested cache", KvFormat::kInt8Nested, 1, 690, {63, 64, 639, 640, 689});
+  check_long_context("int8 cache", {}, KvFormat::kInt8, 2, 690, {63, 64, 639, 640, 689});
+  check_long_context("int8-nested cache", {}, KvFormat::kInt8Nested, 1, 690, {63, 64, 639, 640, 689});
+}
+
+// With few rows a team may take a split's tiles instead of a chunk's splits.
+QSPEC_TEST(long_context_of_head_dim_128_gives_the_same_bits_in_any_chunks) {
+  LlamaShape shape;
+  shape.heads = 4, shape.kv_heads = 1, shape.head_dim = 128;
+  check_long_context("bf16 cache, head_dim 128", shape, KvFormat::kBf16, 2, 1090, {63, 64, 150, 1023, 1024, 1089});
+  check_long_context("int8 cache, head_dim 128", shape, KvFormat::kInt8, 1, 330, {63, 64, 150, 329});
+}
+
+// What a row at the end of `positions` of one sequence, or of several, is planned as on 132 multiprocessors.
+cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, bool has_tile_teams) {
+  const cuda::AttentionGeometry geometry{32, 8, 128, false, has_tile_teams, 132, 200 << 10, 8192, 1024, 1024};
+  std::vector<cuda::SequenceRows> rows;
+  for (int i = 0; i < sequences; ++i) rows.push_back({i, i + 1, INT32_MAX, 0});
+  cuda::AttentionPlan plan;
+  QSPEC_EXPECT(cuda::plan_attention(rows, std::vector<int32_t>(sequences, positions - 1), geometry, false, &plan));
+  return plan;
+}
+QSPEC_TEST(a_short_sequence_has_a_split_for_each_team) {
+  const cuda::AttentionPlan plan = plan_of_8b_model(1, 1024, true);
+  QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kTiles && plan.items.size() == 16);
+  QSPEC_EXPECT(plan_of_8b_model(1, 1024, false).share.way == cuda::TeamWay::kSplits);
+  QSPEC_EXPECT(plan_of_8b_model(8, 1024, true).share.way == cuda::TeamWay::kSplits);  // more rows than kernels with such teams have
+  QSPEC_EXPECT(plan_of_8b_model(4, 8192, true).share.way == cuda::TeamWay::kSplits);  // there is enough to do for all without
 }
 
 // More than 64 rows are one launch, in passes; more than 64 logit rows are two.
