@@ -140,7 +140,8 @@ class PhaseBuilder {
       out.phases.push_back(phase);
     }
     out.posted_bytes = static_cast<size_t>(next_post_ - buffers_.posts());
-    for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
+    // From 17 rows on each but the last has one: behind it every warp looks at its phase once more (finish_linear()).
+    for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && (class_.n8 >= 3 || needs_barrier(out.phases, i));
     add_late_barriers(out.phases);
     for (Phase& phase : out.phases) {
       if (phase.kind != PhaseKind::kLinear) continue;
