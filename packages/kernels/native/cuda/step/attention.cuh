@@ -4,8 +4,8 @@
 // takes it. A warp has eight columns, all dims of them, and nothing to exchange with the others within a split.
 // - Up to eight columns (`by_splits`): the team's four warps take the four splits of a chunk, or the four chunks of a segment, each through a ring of tiles
 //   of its own, and fold what they have in shared memory.
-// - The same, where that leaves multiprocessors without an item (`by_tiles`): an item is a split, whose four tiles the warps take for scores, and whose dims for
-//   outputs. All that one does after another is a quarter; what is folded afterwards is more.
+// - Up to eight columns, where chunks leave multiprocessors without an item (`by_tiles`): an item is a split. Its four tiles are shared out for scores, its dims
+//   for outputs, so a warp's chain is a quarter as long; there is more to fold afterwards.
 // - More: each warp takes eight of the columns, and all use the same tiles.
 // Scores: S = K · Qᵀ, weights and output: O = Vᵀ · Pᵀ; the sum of weights is one more product with ones, so it is rounded as the numerators are (codes,
 // whose weights carry V's scale: a plain sum). Within a split positions are summed in order by the tensor core's chain; splits are folded in order within
