@@ -21,14 +21,15 @@ constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of s
 
 // So many teams with rings as long as there is room for; none where there isn't.
 TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
-  constexpr int kShortest = kRingPairs[2], kAllTiles = 2 * kSplitPairs;
-  const bool by_tiles = way == TeamWay::kTiles;
-  for (const int ring : kRingPairs) {
-    const int pairs = by_tiles ? kAllTiles : ring, bytes = team_bytes(geometry.head_dim, geometry.has_codes, way, team_warps, pairs);
-    const size_t most = std::min(geometry.room, by_tiles || ring == kShortest ? kMostTeamBytes : kMostRingBytes);
-    if (static_cast<size_t>(num_teams) * bytes <= most) return {way, team_warps, num_teams, pairs, bytes};
-  }
-  return {way, team_warps, 0, 0, 0};
+  const auto share = [&](int pairs, size_t most) -> TeamShare {
+    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes, way, team_warps, pairs);
+    if (static_cast<size_t>(num_teams) * bytes > std::min(geometry.room, most)) return {way, team_warps, 0, 0, 0};
+    return {way, team_warps, num_teams, pairs, bytes};
+  };
+  if (way == TeamWay::kTiles) return share(2 * kSplitPairs, kMostTeamBytes);
+  for (const int ring : {kRingPairs[0], kRingPairs[1]})
+    if (const TeamShare longer = share(ring, kMostRingBytes); longer.num_teams > 0) return longer;
+  return share(kRingPairs[2], kMostTeamBytes);
 }
 
 // What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.

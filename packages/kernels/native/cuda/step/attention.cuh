@@ -586,7 +586,7 @@ struct AttentionPhase {
   QSPEC_DEVICE static FoldFactors factors_of(const uint4& by) { return {float_of_bits(by.x), float_of_bits(by.y), float_of_bits(by.w)}; }
   // Of one of the columns at once, from the maxima and weights of its results, a lane each.
   QSPEC_DEVICE void put_factors(int c, const float2& tail) const {
-    static_assert(kSegmentSplits + kSegmentSplits / kChunkSplits <= kWarp && kChunkSplits == 4, "a lane each, and two steps to the maximum of four");
+    static_assert(kSegmentSplits <= kWarp && kChunkSplits == 4 && kSegmentSplits / kChunkSplits == 4, "a lane each, and two steps to the maximum of four");
     const float largest = largest_so_far(tail.x);
     const float of_chunk = shuffle_from(largest, (lane * kChunkSplits + kChunkSplits - 1) % kWarp), total = largest_so_far(of_chunk);  // lanes 0 … 3: of the chunks
     put_factor(factors_at(c) + lane * 16, lane < kSegmentSplits, lane % kChunkSplits == 0, largest, tail.x, tail.y);
