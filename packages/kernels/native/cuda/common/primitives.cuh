@@ -105,6 +105,9 @@ QSPEC_DEVICE uint32_t not_hoisted(uint32_t value) {
   return value;
 #endif
 }
+QSPEC_DEVICE int not_hoisted(int value) { return static_cast<int>(not_hoisted(static_cast<uint32_t>(value))); }
+// The lane, for one phase: what follows from it is found there, and not kept in registers, or in local memory, through all the others.
+QSPEC_DEVICE int own_lane() { return not_hoisted(lane_index()); }
 // a · b + c of bfloat16 pairs, rounded once.
 QSPEC_DEVICE uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c) {
 #if defined(__CUDACC__)

@@ -84,7 +84,7 @@ template <int n8>
 struct HalfInput {
   uint4 b[n8];
   QSPEC_DEVICE void load(const TileInput& input, int half, int lane) {
-    const uint32_t x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 16;
+    const uint32_t x = input.x + (input.blocks.row_of_group(lane / 4) * 4 + lane % 4) * 16;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c) b[c] = shared_load_16(x + ((half / 2 * n8 + c) * 2 + half % 2) * input.blocks.rows * 64);
   }
@@ -130,7 +130,7 @@ struct IntegerSums {
 
   // (+)= half a tile (32 k): its two words.
   QSPEC_DEVICE void multiply(const uint32_t (&words)[2], const TileInput& input, int half, bool is_first, int lane) {
-    const uint32_t x = input.x + ((lane / 4 & (input.blocks.rows - 1)) * 4 + lane % 4) * 8;
+    const uint32_t x = input.x + (input.blocks.row_of_group(lane / 4) * 4 + lane % 4) * 8;
     uint2 b[n8];
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c) b[c] = shared_load_8(x + ((half / 2 * n8 + c) * 2 + half % 2) * input.blocks.rows * 32);
@@ -150,7 +150,7 @@ struct IntegerSums {
       int eight[2];
       QSPEC_UNROLL
       for (int i = 0; i < 2; ++i) {
-        const int column = n8 == 1 ? (2 * t + i) & (columns - 1) : 8 * c + 2 * t + i;  // missing rows read others'
+        const int column = n8 == 1 ? input.blocks.row_of_group(2 * t + i) : 8 * c + 2 * t + i;  // missing rows read others'
         const uint32_t at = (q * columns + column) * 4;
         scale[i] = shared_load_float(input.scales + at), eight[i] = 8 * static_cast<int>(shared_load_4(input.sums + at));
       }

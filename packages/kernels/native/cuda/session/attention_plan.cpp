@@ -7,22 +7,26 @@ namespace qspec::cuda {
 
 namespace {
 
-// Microseconds, fitted to one layer of an 8B shape on an H200. The more warps a multiprocessor has at work, the longer each takes.
-constexpr double kSplitTime = 2.6, kCodesTime = 3.9;  // of a split in one warp,
-constexpr double kOfEachWarp = 0.22;                  // and for each warp that works,
-constexpr double kColumnsTime = 3.3, kOddColumnsTime = 7;  // and if several use the same tiles: with an odd number each copies of both tiles of a pair
-constexpr double kItemTime = 6;                       // queries, folding and handing in results,
-constexpr double kItemOfEachWarp = 0.3, kColumnsItemTime = 12, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
-constexpr double kUnitTime = 1.3;                     // a further segment of an item
-constexpr double kFoldTime = 1.5;                     // of what items handed in,
-constexpr double kFoldTurnTime = 1;                   // for up to eight results of each thread's outputs
-constexpr double kBytesTime = 1.0 / 30000;            // a byte of the cache, on one multiprocessor
+// Microseconds, fitted to one layer of an 8B shape on an H200: 1 to 32 sequences of 1, 4 and 5 rows over 1k to 32k positions, shared out in all ways.
+struct FormatTimes {
+  double split;  // of a split in one warp,
+  double byte;   // and at least, of each byte that a multiprocessor reads
+};
+constexpr FormatTimes kDenseTimes = {3.1, 1.0 / 37000}, kCodesTimes = {3.2, 1.0 / 32700}, kNibblesTimes = {4.1, 1.0 / 27200};
+constexpr double kOfEachWarp = 0.24;  // The more warps a multiprocessor has at work, the longer each takes:
+// so much more where several use the same tiles (with an odd number each copies of both tiles of a pair), or so much for each that works.
+constexpr double kColumnsTime = 1.9, kOddColumnsTime = 3.1, kOfEachColumnsWarp = 0.5;
+constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding and handing in results,
+constexpr double kColumnsItemTime = 14, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
+constexpr double kUnitTime = 1;                            // a further segment of an item
+constexpr double kFoldTime = 0.8;                          // of what items handed in,
+constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with the shortest rings and with longer ones: the rest is L1
 
 // So many teams with rings as long as there is room for; none where there isn't.
 TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
   const auto share = [&](int pairs, size_t most) -> TeamShare {
-    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes, way, team_warps, pairs);
+    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes(), way, team_warps, pairs);
     if (static_cast<size_t>(num_teams) * bytes > std::min(geometry.room, most)) return {way, team_warps, 0, 0, 0};
     return {way, team_warps, num_teams, pairs, bytes};
   };
@@ -32,14 +36,14 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
   return share(kRingPairs[2], kMostTeamBytes);
 }
 
-// What an item takes at most. Splits that a tree's rows don't share are items of their own, row by row.
-enum class Share { kSplit, kChunk, kSegment, kRows };
+// What an item takes at most: of kSegments a number of them. Splits that a tree's rows don't share are items of their own, row by row.
+enum class Share { kSplit, kChunk, kSegments, kRows };
 
 class Planner {
  public:
   Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first, Share share,
-          int block_rows)
-      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), share_(share), block_rows_(block_rows) {}
+          int item_segments, int block_rows)
+      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), share_(share), item_segments_(item_segments), block_rows_(block_rows) {}
 
   bool run(AttentionPlan* out) {
     out_ = out;
@@ -55,7 +59,7 @@ class Planner {
     out_->segment_stride = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
     out_->result_stride = out_->segment_stride * segment_results_;
     // Only the tail's results of a segment share: two segments' slots are enough, if it lies in one segment or two.
-    if (share_ == Share::kSegment) out_->result_stride = std::min(out_->result_stride, 2 * kSegmentSplits);
+    if (share_ == Share::kSegments) out_->result_stride = std::min(out_->result_stride, 2 * kSegmentSplits);
     int num_groups = 0, num_rows = 0;
     for (size_t s = 0; s < sequences_.size(); ++s) {
       num_rows = std::max(num_rows, sequences_[s].end);
@@ -89,14 +93,16 @@ class Planner {
     for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
     const int segments = (longest + kSegmentSplits - 1) / kSegmentSplits;
     const bool by_splits = share.way == TeamWay::kSplits, by_columns = share.way == TeamWay::kColumns, by_tiles = share.way == TeamWay::kTiles;
+    if (by_tiles && turns > 1) return std::numeric_limits<double>::infinity();  // whole chunks take less
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
     const double readers = at_once * (by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
-    const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes ? 1 : 2);
-    const double of_columns = !by_columns ? 0 : share.team_warps % 2 == 0 ? kColumnsTime : kOddColumnsTime;
-    const double alone = by_tiles ? 0 : geometry_.has_codes ? kCodesTime : kSplitTime;
-    const double split = std::max(alone + kOfEachWarp * warps + of_columns, readers * split_bytes * kBytesTime);
-    return static_cast<double>(turns) * ((by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : kItemTime) + kItemOfEachWarp * warps + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
+    const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes() ? 1 : 2);
+    const FormatTimes& times = geometry_.format == KvFormat::kBf16 ? kDenseTimes : geometry_.format == KvFormat::kInt8 ? kCodesTimes : kNibblesTimes;
+    const double together = std::max(share.team_warps % 2 == 0 ? kColumnsTime : kOddColumnsTime, kOfEachColumnsWarp * warps);
+    const double split = std::max((by_tiles ? 0 : times.split) + (by_columns ? together : kOfEachWarp * warps), readers * split_bytes * times.byte);
+    const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : kItemTime) + kItemOfEachWarp * warps;
+    return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
   }
   double fold_cost(const TeamShare& share) const {
     if (share_ == Share::kRows) return 0;
@@ -105,45 +111,66 @@ class Planner {
     return kFoldTime + kFoldTurnTime * ((outputs + threads - 1) / threads) * ((results + 7) / 8);
   }
 
+  // Rows of a sequence that are items together.
+  struct Block {
+    int sequence, begin, end, group;
+    int splits, tail;  // from `tail` on splits are each row's own
+    int segments() const { return (splits + kSegmentSplits - 1) / kSegmentSplits; }
+  };
+
   void add_rows(int sequence, int begin, int end, int group) {
-    const int start = sequences_[sequence].start, splits = positions_[end - 1] / kSplitPositions + 1;
-    const int tail = std::min(start / kSplitPositions, splits);  // splits from here on are each row's own
-    if (share_ == Share::kSegment && splits - tail > kSegmentSplits) is_possible_ = false;
-    const int segments = (splits + kSegmentSplits - 1) / kSegmentSplits;
+    const int splits = positions_[end - 1] / kSplitPositions + 1;
+    const Block block{sequence, begin, end, group, splits, std::min(sequences_[sequence].start / kSplitPositions, splits)};
+    if (share_ == Share::kSegments && splits - block.tail > kSegmentSplits) is_possible_ = false;
     if (share_ == Share::kRows) {
-      add_item(sequence, begin, end, 0, splits, 0, false);
-      return add_fold(begin, end, 0, 1, 1, 0, group, 1);
+      add_item(block, begin, end, 0, splits, 0, false);
+      out_->folds.push_back({begin, end - begin, 0, 1, 0, 1, 0, group, 1, 1, {}});
+      return;
     }
-    for (int segment = 0; segment < segments; ++segment) {
-      const int first = segment * kSegmentSplits, last = std::min(first + kSegmentSplits, splits), slot = segment * segment_results_ % out_->result_stride;
-      const size_t before = out_->items.size();
-      int results = 0, chunks = 0;
-      if (share_ == Share::kSegment && last <= tail) {
-        add_item(sequence, begin, end, first, last, slot, false);
-        results = 1;
-      } else {
-        int split = first;
-        for (; share_ == Share::kChunk && split < last && std::min(split + kChunkSplits, last) <= tail; split = std::min(split + kChunkSplits, last), ++chunks)
-          add_item(sequence, begin, end, split, std::min(split + kChunkSplits, last), slot + results++, false);
-        for (; split < last; ++split, ++results) {
-          if (split < tail) add_item(sequence, begin, end, split, split + 1, slot + results, false);
-          for (int row = begin; split >= tail && row < end; ++row) add_item(sequence, row, row + 1, split, split + 1, slot + results, true);
-        }
-      }
-      add_fold(begin, end, slot, results, static_cast<int>(out_->items.size() - before), segment, group, segments);
-      out_->folds.back().num_chunks = chunks;
+    const size_t first_fold = out_->folds.size();
+    for (int segment = 0; segment < block.segments();) {
+      const int whole = whole_segments(block, segment);
+      if (whole > 0) add_segments(block, segment, whole);
+      else add_parts(block, segment);
+      segment += std::max(whole, 1);
     }
+    for (size_t i = first_fold; i < out_->folds.size(); ++i) out_->folds[i].num_folds = static_cast<int>(out_->folds.size() - first_fold);
+  }
+  int slot_of(int segment) const { return segment * segment_results_ % out_->result_stride; }
+  static int end_of(const Block& block, int segment) { return std::min((segment + 1) * kSegmentSplits, block.splits); }
+
+  // Of the segments from `segment` on, how many one item takes: only what lies before the tail.
+  int whole_segments(const Block& block, int segment) const {
+    int count = 0;
+    while (share_ == Share::kSegments && count < item_segments_ && segment + count < block.segments() && end_of(block, segment + count) <= block.tail) ++count;
+    return count;
+  }
+  void add_segments(const Block& block, int segment, int count) {
+    add_item(block, block.begin, block.end, segment * kSegmentSplits, end_of(block, segment + count - 1), slot_of(segment), false);
+    out_->items.back().by_segments = count > 1;
+    add_fold(block, segment, 1, 0, 1);
+  }
+  // A segment's chunks, or its splits; the tail's row by row.
+  void add_parts(const Block& block, int segment) {
+    const int last = end_of(block, segment), slot = slot_of(segment);
+    const size_t before = out_->items.size();
+    int split = segment * kSegmentSplits, results = 0, chunks = 0;
+    for (; share_ == Share::kChunk && split < last && std::min(split + kChunkSplits, last) <= block.tail; split = std::min(split + kChunkSplits, last), ++chunks)
+      add_item(block, block.begin, block.end, split, std::min(split + kChunkSplits, last), slot + results++, false);
+    for (; split < last; ++split, ++results) {
+      if (split < block.tail) add_item(block, block.begin, block.end, split, split + 1, slot + results, false);
+      for (int row = block.begin; split >= block.tail && row < block.end; ++row) add_item(block, row, row + 1, split, split + 1, slot + results, true);
+    }
+    add_fold(block, segment, results, chunks, static_cast<int>(out_->items.size() - before));
   }
 
-  void add_fold(int begin, int end, int slot, int results, int items, int segment, int group, int segments) {
-    AttentionFold fold{};
-    fold.row_begin = begin, fold.num_rows = end - begin, fold.first_result = slot, fold.num_results = results, fold.num_items = items;
-    fold.segment = segment, fold.group = group, fold.num_segments = segments;
-    out_->folds.push_back(fold);
+  // Behind its items.
+  void add_fold(const Block& block, int segment, int results, int chunks, int items) {
+    out_->folds.push_back({block.begin, block.end - block.begin, slot_of(segment), results, chunks, items, segment, block.group, block.segments(), 0, {}});
   }
 
-  void add_item(int sequence, int begin, int end, int split_begin, int split_end, int result, bool is_tail) {
-    const SequenceRows& rows = sequences_[sequence];
+  void add_item(const Block& block, int begin, int end, int split_begin, int split_end, int result, bool is_tail) {
+    const SequenceRows& rows = sequences_[block.sequence];
     AttentionItem item{};
     item.row_begin = begin, item.num_rows = end - begin, item.split_begin = split_begin, item.split_end = split_end;
     item.fold = static_cast<int>(out_->folds.size()), item.is_tail = is_tail;
@@ -159,12 +186,30 @@ class Planner {
   const AttentionGeometry& geometry_;
   const bool writes_first_;
   const Share share_;
+  const int item_segments_;  // kSegments: most of an item
   const int block_rows_;  // of a sequence, that one item takes
   int segment_results_ = kSegmentSplits;  // slots of a segment
   AttentionPlan* out_ = nullptr;
   int num_splits_ = 1;
   bool is_possible_ = true;
 };
+
+// Numbers of segments an item that are worth a try: one, or so many that each team of the grid has one item, with one to all teams a multiprocessor can have.
+std::vector<int> segments_to_try(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, int rows, int most_teams) {
+  int64_t total = 0;
+  int longest = 1;
+  for (const SequenceRows& s : sequences) {
+    const int segments = positions[s.end - 1] / (kSplitPositions * kSegmentSplits) + 1;
+    total += int64_t{segments} * ((s.end - s.begin + rows - 1) / rows) * geometry.num_kv_heads;
+    longest = std::max(longest, segments);
+  }
+  std::vector<int> result{1};
+  for (int teams = most_teams; teams > 0; --teams) {
+    const int64_t at_once = int64_t{geometry.num_blocks} * teams, each = (total + at_once - 1) / at_once;
+    if (each > result.back() && each < longest) result.push_back(static_cast<int>(each));
+  }
+  return result;
+}
 
 }  // namespace
 
@@ -177,17 +222,21 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
   for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kColumns}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
-    if (by_tiles && (!geometry.has_tile_teams || positions.size() > kPostedRows)) continue;
+    if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     const int most = (by_columns ? kQueryColumns : kWarpColumns) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : kMaxTeamWarps;
     if (most == 0) continue;
-    for (const Share share : {Share::kSplit, Share::kChunk, Share::kSegment, Share::kRows}) {
-      if (by_tiles && share != Share::kSplit) continue;
+    const auto consider = [&](Share share, int item_segments) {
       AttentionPlan plan;
-      Planner planner(sequences, positions, geometry, writes_first, share, rows);
-      if (!planner.run(&plan)) continue;
+      Planner planner(sequences, positions, geometry, writes_first, share, item_segments, rows);
+      if (!planner.run(&plan)) return;
       const double cost = planner.cost(way, team_warps);
       if (cost < least) least = cost, *out = std::move(plan);
-    }
+    };
+    consider(Share::kSplit, 0);
+    if (by_tiles) continue;
+    consider(Share::kChunk, 0);
+    for (const int item_segments : segments_to_try(sequences, positions, geometry, rows, kStepWarps / team_warps)) consider(Share::kSegments, item_segments);
+    consider(Share::kRows, 0);
   }
   return !out->items.empty() || sequences.empty();
 }

@@ -15,13 +15,13 @@ struct SequenceRows {
 
 struct AttentionGeometry {
   int num_heads, num_kv_heads, head_dim;
-  bool has_codes;        // the cache
-  bool has_tile_teams;   // there are kernels whose teams take tiles (TeamWay::kTiles)
+  KvFormat format;       // of the cache
   int num_blocks;        // of the grid
   size_t room;           // shared memory of a block for its teams
   int result_slots;      // StepWorkspace: results of items that fit
   int segment_slots;
   int max_folds;
+  bool has_codes() const { return format != KvFormat::kBf16; }
 };
 
 struct AttentionPlan {

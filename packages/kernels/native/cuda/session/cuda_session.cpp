@@ -105,7 +105,7 @@ Status CudaSession::allocate_workspace() {
   if (heads == 0) heads = 1, head_dim = 32;
   const int max_splits = static_cast<int>(std::min<int64_t>((kv.num_slots() + kSplitPositions - 1) / kSplitPositions, INT32_MAX / kMaxStepRows));
   const int max_segments = (max_splits + kSegmentSplits - 1) / kSegmentSplits;
-  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, head_dim, kv.format != KvFormat::kBf16, has_tile_teams(head_dim, kv.format), device_.num_multiprocessors, device_.shared_bytes, kResultSlots, kMaxTreeRows * max_segments,
+  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, head_dim, kv.format, device_.num_multiprocessors, device_.shared_bytes, kResultSlots, kMaxTreeRows * max_segments,
                kMaxTreeRows * max_segments};
   for (const auto& plan : plans_)
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
@@ -164,7 +164,7 @@ Status CudaSession::enqueue(const Launch& launch) {
   const StepPlan& plan = *plans_[launch.is_draft];
   const size_t posted = plan.posted_bytes(launch.row_class);
   if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
-  QSPEC_RETURN_IF_ERROR(launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
+  QSPEC_RETURN_IF_ERROR(launch_step(plan.kernel(launch.row_class), device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
   if (!launch.is_sampled) return {};
   return launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get());
 }

@@ -119,7 +119,7 @@ class PhaseBuilder {
       : program_(program), environment_(environment), vectors_(vectors), buffers_(buffers), is_draft_(is_draft), plan_(*plan) {}
 
   Status build(int row_class) {
-    class_ = kRowClasses[row_class];
+    class_ = plan_.classes_[row_class].row_class = class_of(row_class);
     blocks_ = blocks_of(class_);
     demand_ = {};
     const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
@@ -140,8 +140,7 @@ class PhaseBuilder {
       out.phases.push_back(phase);
     }
     out.posted_bytes = static_cast<size_t>(next_post_ - buffers_.posts());
-    // From 17 rows on each but the last has one: behind it every warp looks at its phase once more (finish_linear()).
-    for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && (class_.n8 >= 3 || needs_barrier(out.phases, i));
+    for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
     add_late_barriers(out.phases);
     for (Phase& phase : out.phases) {
       if (phase.kind != PhaseKind::kLinear) continue;
@@ -156,6 +155,22 @@ class PhaseBuilder {
   }
 
  private:
+  // Five rows that wait for words take all of an input to every block. Where weights are small that takes longer than it saves, so they are planned as eight.
+  RowClass class_of(int row_class) const {
+    const RowClass own = kRowClasses[row_class];
+    return own.n8 == kFiveRows && has_small_weights() ? kRowClasses[row_class + 1] : own;
+  }
+  // Are most of them read as four bits?
+  bool has_small_weights() const {
+    int64_t small = 0, all = 0;
+    for (const Node& node : program_.nodes) {
+      if (node.kind != PhaseKind::kLinear) continue;
+      const WeightShape& shape = node.op->weight->shape();
+      all += shape.n * shape.k;
+      if (node.mode == GemmMode::kHi || node.mode == GemmMode::kHiInt) small += shape.n * shape.k;
+    }
+    return 2 * small > all;
+  }
   // With few rows every block computes its linear's input for itself: cheaper than one more barrier, but not for wide rows that are quantised.
   bool is_prologue(const Node& rows) const {
     const bool is_long = rows.x_buffer >= 0 && program_.program->buffers[rows.x_buffer].is_quantized && rows.source.width > kLongRow;
@@ -324,7 +339,12 @@ class PhaseBuilder {
     if (node.mode == GemmMode::kHiInt) return static_cast<int64_t>(columns) * (slice_k + slice_k / weight.group_size * 8);
     return int64_t{128} * columns * kSliceRuns * kRunTiles;
   }
-  int most_slices(const Node& node, const DeviceWeight& weight) const { return std::max(static_cast<int>(kShareBytes / share_slice_bytes(node, weight)), 1); }
+  // Less where a multiprocessor's shared memory is short: places of all launches and some slabs need room besides.
+  int most_slices(const Node& node, const DeviceWeight& weight) const {
+    constexpr int64_t kBesides = 56 << 10;
+    const int64_t most = std::min<int64_t>(kShareBytes, static_cast<int64_t>(environment_.shared_bytes) - kBesides);
+    return std::max(static_cast<int>(most / share_slice_bytes(node, weight)), 1);
+  }
   // As few as let a part fit; where there must be several, so many (up to two more) that the block with most runs has fewest one after another.
   int num_parts(const Node& node, const DeviceWeight& weight) const {
     const int slices = num_slices(weight.k_tiles), most = most_slices(node, weight), least = (slices + most - 1) / most;
@@ -504,7 +524,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   params->num_shapes = static_cast<int>(c.shape_linears.size());
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size());
-  params->blocks = blocks_of(kRowClasses[row_class]);
+  params->blocks = blocks_of(c.row_class);
   params->region_at = c.config.region_at, params->region_end = static_cast<int>(c.config.linear_end);
 }
 

@@ -214,7 +214,7 @@ struct AttentionPhase {
   QSPEC_DEVICE SharedPlace next_pair(int pair, TileRing* ring, const SplitPlaces& places, const SplitPlaces& next_places) const {
     ring->wait();
     sync_tiles();
-    const int last = pair + static_cast<int>(not_hoisted(ring->ahead));  // else what follows from it is kept for all pairs
+    const int last = pair + not_hoisted(ring->ahead);  // else what follows from it is kept for all pairs
     start_pair(ring->freed, last % (2 * kSplitPairs), SplitPlaces::pick(last >= 2 * kSplitPairs, places, next_places));
     return ring->next(pair_bytes());
   }
@@ -416,8 +416,8 @@ struct AttentionPhase {
   QSPEC_DEVICE float* saved_at(int level) const {
     return params.workspace.block_scratch + ((static_cast<int64_t>(block_index() * kStepWarps + team * team_warps() + member) * 2 + level)) * kStateWords * kWarp + lane;
   }
-  // A chunk that ends with `split` is complete: into its segment, and that into the whole. At the item's end `chunk` becomes the whole.
-  QSPEC_DEVICE void append_chunk(const Work& work, int split, Sums& chunk) const {
+  // A chunk that ends with `split` is complete: into its segment, and that into the whole, unless each is handed in. `chunk` becomes what finish() is told.
+  QSPEC_DEVICE void append_chunk(const Work& work, int split, bool by_segments, Sums& chunk) const {
     const int begin = split / kChunkSplits * kChunkSplits, segment = begin / kSegmentSplits * kSegmentSplits;
     const bool is_end = split + 1 == work.end;
     Sums sum;
@@ -425,10 +425,10 @@ struct AttentionPhase {
     else sum.load(saved_at(0));
     sum.append(chunk);
     if (!is_end && begin + kChunkSplits != segment + kSegmentSplits) return sum.save(saved_at(0));
-    if (segment <= work.begin) chunk.clear();
+    if (by_segments || segment <= work.begin) chunk.clear();
     else chunk.load(saved_at(1));
     chunk.append(sum);
-    if (!is_end) chunk.save(saved_at(1));
+    if (!is_end && !by_segments) chunk.save(saved_at(1));
   }
 
   // ---- Results: [outputs | largest, weight] ----
@@ -455,9 +455,10 @@ struct AttentionPhase {
       }
     }
   }
-  QSPEC_DEVICE void store_part(const Part& part, const AttentionItem& item, int kv_head, bool is_segment) const {
+  // Of a whole segment, or of an item that is part of one.
+  QSPEC_DEVICE void store_part(const Part& part, const AttentionItem& item, int kv_head, bool is_segment, int segment) const {
     for_results(part, item, kv_head, [&](int row, int head, int at, float2 two, int e) {
-      float* p = is_segment ? segment_result(row, item.split_begin / kSegmentSplits, head) : item_result(row, item.result, head);
+      float* p = is_segment ? segment_result(row, segment, head) : item_result(row, item.result, head);
       store_l2(reinterpret_cast<float2*>(p + at), two);
       if (at == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{part.largest[e], part.weight[e]});
     });
@@ -555,14 +556,14 @@ struct AttentionPhase {
       QSPEC_NO_UNROLL
       for (int r = 0; r < f.num_results; ++r, from += stride) copy_async<16>(own + r * team_threads() * 16, from);
       commit_async();
-      put_factors(member, tail);
+      put_factors(tail);
       wait_async<0>();
       sync();
-      if (is_there) store_folded(f, f.row_begin + row_of(column), head_of(column, kv_head), e, to_segment, fold_from(own, team_threads() * 16, factors_at(c), f.num_results));
+      if (is_there) store_folded(f, f.row_begin + row_of(column), head_of(column, kv_head), e, to_segment, fold_from(own, factors_at(c), f.num_results));
     }
   }
-  // Four outputs of results that lie `stride` bytes apart, with a column's factors.
-  QSPEC_DEVICE static FoldedOutputs fold_from(SharedPlace results, int stride, SharedPlace factors, int count) {
+  // Four outputs of a thread's results, with a column's factors.
+  QSPEC_DEVICE FoldedOutputs fold_from(SharedPlace results, SharedPlace factors, int count) const {
     FoldedOutputs total, chunk;
     total.clear();
     QSPEC_NO_UNROLL
@@ -571,7 +572,7 @@ struct AttentionPhase {
       QSPEC_UNROLL
       for (int j = 0; j < kChunkSplits; ++j) {
         if (r + j >= count) break;
-        const uint4 next = shared_load_16(results + (r + j) * stride), by = shared_load_16(factors + (r + j) * 16);
+        const uint4 next = shared_load_16(results + (r + j) * team_threads() * 16), by = shared_load_16(factors + (r + j) * 16);
         chunk.append({{float_of_bits(next.x), float_of_bits(next.y), float_of_bits(next.z), float_of_bits(next.w)}, 0, float_of_bits(by.z)}, factors_of(by));
       }
       total.append(chunk, factors_of(shared_load_16(factors + (kSegmentSplits + r / kChunkSplits) * 16)));
@@ -584,13 +585,13 @@ struct AttentionPhase {
   // For one of the columns at once: 16 bytes a result and a chunk of them: factors of what is there before and of itself, its weight, the maximum so far.
   QSPEC_DEVICE SharedPlace factors_at(int c) const { return base + kSegmentSplits * team_threads() * 16 + c * kFoldFactorBytes; }
   QSPEC_DEVICE static FoldFactors factors_of(const uint4& by) { return {float_of_bits(by.x), float_of_bits(by.y), float_of_bits(by.w)}; }
-  // Of one of the columns at once, from the maxima and weights of its results, a lane each.
-  QSPEC_DEVICE void put_factors(int c, const float2& tail) const {
+  // Of this warp's column, from the maxima and weights of its results, a lane each.
+  QSPEC_DEVICE void put_factors(const float2& tail) const {
     static_assert(kSegmentSplits <= kWarp && kChunkSplits == 4 && kSegmentSplits / kChunkSplits == 4, "a lane each, and two steps to the maximum of four");
     const float largest = largest_so_far(tail.x);
     const float of_chunk = shuffle_from(largest, (lane * kChunkSplits + kChunkSplits - 1) % kWarp), total = largest_so_far(of_chunk);  // lanes 0 … 3: of the chunks
-    put_factor(factors_at(c) + lane * 16, lane < kSegmentSplits, lane % kChunkSplits == 0, largest, tail.x, tail.y);
-    put_factor(factors_at(c) + (kSegmentSplits + lane) * 16, lane < kSegmentSplits / kChunkSplits, lane == 0, total, of_chunk, 0);
+    put_factor(factors_at(member) + lane * 16, lane < kSegmentSplits, lane % kChunkSplits == 0, largest, tail.x, tail.y);
+    put_factor(factors_at(member) + (kSegmentSplits + lane) * 16, lane < kSegmentSplits / kChunkSplits, lane == 0, total, of_chunk, 0);
   }
   // Of the lanes of a chunk up to this one.
   QSPEC_DEVICE float largest_so_far(float largest) const {
@@ -616,17 +617,25 @@ struct AttentionPhase {
     for (int of_segments = 0; of_segments < 2; ++of_segments) {
       if (of_segments ? is_whole : f.num_items == 1) continue;
       const int counter = of_segments ? params.workspace.max_folds + f.group : item.fold;
-      if (!is_last(counters + counter * spec.num_kv_heads + kv_head, of_segments ? f.num_segments : f.num_items)) return;
+      if (!is_last(counters + counter * spec.num_kv_heads + kv_head, of_segments ? f.num_folds : f.num_items)) return;
       fold_results(f, kv_head, of_segments, !of_segments && !is_whole);
     }
   }
 
-  QSPEC_DEVICE void finish(const Work& work, const Part& part) const {
+  // What an item comes to, or one of its segments if each is handed in, as far as `end`. Places are found here, not before the loop over segments: they would be in
+  // memory meanwhile.
+  QSPEC_DEVICE void finish(const Work& work, const Part& part, int end) const {
+    AttentionPhase here = *this;
+    here.lane = not_hoisted(lane), here.member = not_hoisted(member), here.heads = not_hoisted(heads);
+    here.hand_in({work.number, not_hoisted(work.kv_head), work.begin, work.end, work.place}, part, end);
+  }
+  QSPEC_DEVICE void hand_in(const Work& work, const Part& part, int end) const {
     const AttentionFold& fold = fold_of(work);
-    if (fold.num_items == 1 && fold.num_segments == 1)  // an item that is all there is to its columns
+    const bool is_end = end == work.end;
+    if (is_end && fold.num_items == 1 && fold.num_segments == 1)  // an item that is all there is to its columns
       return for_results(part, item(work), work.kv_head, [&](int row, int head, int at, float2 two, int e) { store_attended(row, head, at, two, part.weight[e]); });
-    store_part(part, item(work), work.kv_head, fold.num_items == 1);
-    finish_item(item(work), fold, work.kv_head);
+    store_part(part, item(work), work.kv_head, fold.num_items == 1, (end - 1) / kSegmentSplits);
+    if (is_end) finish_item(item(work), fold, work.kv_head);
   }
 
   // ---- The phase ----
@@ -672,7 +681,7 @@ struct AttentionPhase {
     if constexpr (by_tiles) {
       const Part part = take_tiles(now);
       stamp_clock(params, index, 2);
-      finish(now, part);
+      finish(now, part, now.end);
       if (has_next) {
         sync();  // everybody is done with the tiles
         start_tiles(find_places(next, next.begin));
@@ -690,17 +699,21 @@ struct AttentionPhase {
         for (int split = first; split < end; ++split) take_split(now, split, next, has_next, stream, &chunk);
         stamp_clock(params, index, 2);
         total.append(combine(chunk, stream->ring, std::min((now.end - unit + of_warp - 1) / of_warp, team_warps())));
+        const int done = std::min(unit + kMaxTeamWarps * of_warp, now.end);
+        if (done < now.end && !item(now).by_segments) continue;
+        stamp_clock(params, index, 3);
+        finish(now, total, done);
+        total.clear();
       }
-      stamp_clock(params, index, 3);
-      finish(now, total);
     } else {
       chunk.clear();
       QSPEC_NO_UNROLL
       for (int split = now.begin; split < now.end; ++split) {
         take_split(now, split, next, has_next, stream, &chunk);
         if ((split + 1) % kChunkSplits != 0 && split + 1 < now.end) continue;
-        if (now.end - now.begin > kChunkSplits) append_chunk(now, split, chunk);
-        if (split + 1 == now.end) finish(now, chunk);
+        const bool by_segments = item(now).by_segments;
+        if (now.end - now.begin > kChunkSplits) append_chunk(now, split, by_segments, chunk);
+        if (split + 1 == now.end || (by_segments && (split + 1) % kSegmentSplits == 0)) finish(now, chunk, split + 1);
         chunk.clear();
       }
     }
@@ -736,10 +749,10 @@ struct AttentionPhase {
 template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 QSPEC_DEVICE AttentionPhase<codes, head_dim, way, may_post> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
-  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : kMaxTeamWarps, warp = thread_index() / kWarp, team = warp / team_warps;
+  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : kMaxTeamWarps, warp = not_hoisted(thread_index() / kWarp), team = warp / team_warps;
   const int dim = head_dim > 0 ? head_dim : spec.head_dim, heads = spec.num_heads / spec.num_kv_heads;
   const SharedPlace base{not_hoisted(shared_place(params.region_at + team * params.attention.team_bytes).address)};
-  return {params, spec, step_batch(), attention_start(), {dim, spec.high_plane_only}, index, team, warp - team * team_warps, lane_index(), heads, dim, (0xffffu + heads) / heads, base};
+  return {params, spec, step_batch(), attention_start(), {dim, spec.high_plane_only}, index, team, warp - team * team_warps, own_lane(), heads, dim, (0xffffu + heads) / heads, base};
 }
 
 template <bool is_first, CacheCodes codes, int head_dim, TeamWay way, bool may_post>
@@ -756,27 +769,27 @@ QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
   else if constexpr (way == TeamWay::kSplits && head_dim == kMaxHeadDim && codes != CacheCodes::kNibbles) attention_phase<codes, head_dim, way, may_post>(params, index).run();
   else call_attention<false, codes, head_dim, way, may_post>(index);
 }
-template <bool is_first, bool may_post, CacheCodes codes, int head_dim>
+template <bool is_first, int n8, CacheCodes codes, int head_dim>
 QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
-  if (params.attention.way == TeamWay::kSplits) return do_attention<is_first, codes, head_dim, TeamWay::kSplits, may_post>(params, index);
-  if constexpr (may_post && head_dim == kTileTeamDim && codes != CacheCodes::kNibbles) {
-    if (params.attention.way == TeamWay::kTiles) return do_attention<is_first, codes, head_dim, TeamWay::kTiles, may_post>(params, index);
+  if (params.attention.way == TeamWay::kSplits) return do_attention<is_first, codes, head_dim, TeamWay::kSplits, may_post<n8>()>(params, index);
+  if constexpr (may_take_tiles<n8>() && head_dim == kTileTeamDim && codes != CacheCodes::kNibbles) {
+    if (params.attention.way == TeamWay::kTiles) return do_attention<is_first, codes, head_dim, TeamWay::kTiles, may_post<n8>()>(params, index);
   }
-  do_attention<is_first, codes, head_dim, TeamWay::kColumns, may_post>(params, index);
+  do_attention<is_first, codes, head_dim, TeamWay::kColumns, may_post<n8>()>(params, index);
 }
-template <bool is_first, bool may_post>
+template <bool is_first, int n8>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
   if (spec.cache.format == KvFormat::kBf16) {
-    if (spec.head_dim == 128) do_attention<is_first, may_post, CacheCodes::kNone, 128>(params, index);
-    else if (spec.head_dim == 64) do_attention<is_first, may_post, CacheCodes::kNone, 64>(params, index);
-    else do_attention<is_first, may_post, CacheCodes::kNone, 0>(params, index);
+    if (spec.head_dim == 128) do_attention<is_first, n8, CacheCodes::kNone, 128>(params, index);
+    else if (spec.head_dim == 64) do_attention<is_first, n8, CacheCodes::kNone, 64>(params, index);
+    else do_attention<is_first, n8, CacheCodes::kNone, 0>(params, index);
   } else if (spec.cache.format == KvFormat::kInt8) {
-    if (spec.head_dim == 128) do_attention<is_first, may_post, CacheCodes::kInt8, 128>(params, index);
-    else do_attention<is_first, may_post, CacheCodes::kInt8, 0>(params, index);
+    if (spec.head_dim == 128) do_attention<is_first, n8, CacheCodes::kInt8, 128>(params, index);
+    else do_attention<is_first, n8, CacheCodes::kInt8, 0>(params, index);
   } else {
-    if (spec.head_dim == 128) do_attention<is_first, may_post, CacheCodes::kNibbles, 128>(params, index);
-    else do_attention<is_first, may_post, CacheCodes::kNibbles, 0>(params, index);
+    if (spec.head_dim == 128) do_attention<is_first, n8, CacheCodes::kNibbles, 128>(params, index);
+    else do_attention<is_first, n8, CacheCodes::kNibbles, 0>(params, index);
   }
 }
 

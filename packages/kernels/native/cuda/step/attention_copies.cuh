@@ -90,7 +90,7 @@ struct TileCopies {
 
  private:
   QSPEC_DEVICE void copy_plane(const uint8_t* plane, SharedPlace to, int32_t places, int first, bool are_neighbours) const {
-    const uint32_t lane = not_hoisted(lane_index()), chunk = lane % per_row(), row = lane / per_row(), chunks = tiles.chunks(), row_bytes = tiles.row_bytes();
+    const uint32_t lane = own_lane(), chunk = lane % per_row(), row = lane / per_row(), chunks = tiles.chunks(), row_bytes = tiles.row_bytes();
     const bool is_mine = chunk < chunks;
     to = to + row * row_bytes + chunk * 16;
     plane += chunk * 16;
@@ -115,7 +115,7 @@ struct TileCopies {
     }
   }
   QSPEC_DEVICE void copy_scales(const float* scales, SharedPlace tile, int32_t places, int first, bool are_neighbours) const {
-    const int lane = static_cast<int>(not_hoisted(lane_index()));
+    const int lane = own_lane();
     const int32_t place = shuffle_from(places, first + (are_neighbours ? 0 : lane & (kTilePositions - 1)));
     if (are_neighbours) {
       if (member == 0 && lane < kTilePositions / 4) copy_async<16>(tiles.scale_at(tile, 4 * lane), scales + static_cast<uint32_t>(place) + 4 * lane);

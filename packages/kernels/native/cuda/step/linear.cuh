@@ -61,10 +61,10 @@ QSPEC_DEVICE_CALL void await_copies(uint32_t to, const uint8_t* from, int first,
 template <int n8>
 QSPEC_DEVICE void await_input(const LinearPhase<n8>& linear) {
   constexpr int kAtOnce = 6, kStride = step_threads<n8>() * 16;
-  static_assert(kStride % (kPostedRows * 64) == 0, "a thread's pieces are all of one row");
+  static_assert(kStride % (kMostFewRows * 64) == 0, "a thread's pieces are all of one row");
   const int bytes = linear.s.tiles * x_tile_bytes(linear.blocks), first = thread_index() * 16;
   const uint8_t* from = linear.phase.x.data + static_cast<int64_t>(linear.s.run_begin) * kRunTiles * x_tile_bytes(linear.blocks);
-  if ((first / 64 & (linear.blocks.rows - 1)) >= linear.rows) return;
+  if (n8 == kFewRows && (first / 64 & (linear.blocks.rows - 1)) >= linear.rows) return;  // elsewhere all rows are there
   if (linear.blocks.rows > kLoadedRows && first < bytes) {  // more than registers have room for; all of it when the first piece is there
     uint4 v{};
     peek(&v, from + first);
@@ -116,14 +116,14 @@ QSPEC_DEVICE void run_products(const StepParams& params, int index, int first_co
   const StreamSource& source = stream_source(linear.phase.linear_index);
   if constexpr (n8 < 3) {
     WaveRuns<n8, mode, shift> runs(linear);
-    const bool has_prologue = may_post<n8>() && linear.spec.has_prologue;
+    const bool has_prologue = may_make_input<n8>() && linear.spec.has_prologue;
     // The rows' factors, by the first warps, which have no more runs than others; who needs them meets them again. Where they were put first, W8A16 took 1 % less at
     // eight rows, W4A16 up to 3 % more.
     constexpr bool kFactorsFirst = !may_post<n8>() && mode == GemmMode::kHiLo;
     // Whoever waits for words asks for the first weights before; where there is a barrier in between they would be in the way of what it waits for.
     if (may_post<n8>()) runs.begin(source);
     if (has_prologue) {
-      make_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
+      if constexpr (may_make_input<n8>()) make_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
     } else {
       if (may_post<n8>() && linear.phase.x.awaits) await_input<n8>(linear);
       else copy_input<n8>(linear);
@@ -207,12 +207,15 @@ QSPEC_DEVICE void run_wide(const StepParams& params, int index, int rows) {
   }
 }
 
-// Before the grid's barrier behind a linear that leaves sums: what the phase that adds them needs besides. Most blocks have time for it then.
+// A linear that leaves sums for the phase behind it.
+template <int n8>
+QSPEC_DEVICE bool leaves_sums(const Phase& phase) {
+  return n8 >= 3 && phase.kind == PhaseKind::kLinear && (n8 < kWideRowBlocks || is_integer(phase.linear.mode));
+}
+// Before the grid's barrier behind it: what that phase needs besides. Most blocks have time for it then.
 template <int n8>
 QSPEC_DEVICE void finish_linear(int index) {
-  const Phase& phase = phase_at(index);
-  if (n8 < 3 || phase.kind != PhaseKind::kLinear || (n8 >= kWideRowBlocks && !is_integer(phase.linear.mode))) return;
-  put_copied_factors<(n8 < 3 ? 3 : n8)>(phase, rows_of(phase));
+  if constexpr (n8 >= 3) put_copied_factors<n8>(phase_at(index), rows_of(phase_at(index)));
 }
 
 template <int n8>

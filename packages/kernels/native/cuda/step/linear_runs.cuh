@@ -140,8 +140,8 @@ struct WaveSums {
   // Few rows, and all of k is here: a lane has four outputs to itself. What everybody waits for is run once a linear, so what counts is that it is short:
   // instructions come from far.
   QSPEC_DEVICE Task few_task(int i) const {
-    const int row_shift = phase.blocks.rows >> 1;  // of 1, 2 or 4 rows
-    const int unit = i / kQuads >> row_shift, row = i / kQuads & (phase.blocks.rows - 1);
+    const int number = i / kQuads, row_shift = phase.blocks.rows >> 1;  // of 1, 2 or 4 rows
+    const int unit = n8 == kFiveRows ? number / 5 : number >> row_shift, row = n8 == kFiveRows ? number % 5 : number & (phase.blocks.rows - 1);
     return {unit, row, i % kQuads * 4, 0, 1, unit < count && row < phase.rows};
   }
   QSPEC_DEVICE FourSums sum_runs(const Task& t, bool is_second, int slices) const {
@@ -152,7 +152,6 @@ struct WaveSums {
   }
   template <typename Meet>
   QSPEC_DEVICE void store_few(const Meet& meet) const {
-    static_assert(kPostedRows == 4, "see few_task()");
     const int slices = own_slices(), end = (count * kQuads * phase.blocks.rows + kWarp - 1) / kWarp * kWarp;
     int i = thread_index();
     Task t = few_task(i);
@@ -222,7 +221,7 @@ struct WaveRuns {
   RunProduct<n8, mode, shift> product;
   RunWalk<n8> at;
 
-  QSPEC_DEVICE explicit WaveRuns(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
+  QSPEC_DEVICE explicit WaveRuns(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(own_lane()), product(of) {}
 
   // Multiplies a run of the wave; the next one's weights begin to come.
   QSPEC_DEVICE void step(Chunk& now, Chunk& next) {

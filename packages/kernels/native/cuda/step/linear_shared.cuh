@@ -222,7 +222,7 @@ struct LinearPhase {
         phase(phase_at(index)),
         spec(phase.linear),
         s(stream_shape(phase.shape_index)),
-        blocks(n8 == kOneRow ? RowBlocks{1, 1} : n8 == kFewRows ? params.blocks : RowBlocks{n8, 8}),  // a constant, but for few rows
+        blocks(n8 == kOneRow ? RowBlocks{1, 1} : n8 == kFiveRows ? RowBlocks{1, 5} : n8 == kFewRows ? params.blocks : RowBlocks{n8, 8}),  // a constant, but for few rows
         input(share_input(s, spec.weight.group_size, params.region_at, blocks)),
         rows(rows_of(phase)),
         first_column(first) {}
@@ -247,7 +247,7 @@ struct RunProduct {
   uint32_t parity;  // of the input's runs
   Chunk even, odd;
 
-  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(lane_index()), whole_runs(of.s.k / kRunK), radix(of.spec.weight.radix) {}
+  QSPEC_DEVICE explicit RunProduct(const LinearPhase<n8>& of) : phase(of), lane(own_lane()), whole_runs(of.s.k / kRunK), radix(of.spec.weight.radix) {}
   // Asks for the first chunk of a run. Always: a load that may not happen makes the compiler wait for it. Of a run shorter than 512 k, which is
   // multiplied otherwise, this brings what isn't used.
   QSPEC_DEVICE void begin(Chunk& chunk, const RunPlace& place) { chunk.load(place, 0, phase.spec.half_shift, lane); }

@@ -89,7 +89,7 @@ struct TileJobs {
   // registers that the loop hasn't got, and costs as much.
   static constexpr bool kHasRegisters = n8 == 3, kByGroups = is_by_groups<n8>(mode);
 
-  QSPEC_DEVICE explicit TileJobs(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(lane_index()), product(of) {}
+  QSPEC_DEVICE explicit TileJobs(const LinearPhase<n8>& of) : phase(of), s(of.s), lane(own_lane()), product(of) {}
 
   QSPEC_DEVICE void leave(const Accumulator<n8>& sums, int tile, int run) const {
     const int columns = sum_columns(phase.phase.rows, phase.params.blocks);

@@ -56,7 +56,7 @@ QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(index);
       break;
-    case PhaseKind::kAttention: run_attention<false, may_post<n8>()>(params, index); break;
+    case PhaseKind::kAttention: run_attention<false, n8>(params, index); break;
   }
 }
 
@@ -71,7 +71,7 @@ QSPEC_DEVICE void begin_attention(const StepParams& params, int index, bool writ
     if (thread_index() == 0) arrive_at_barrier(), wait_at_barrier();
     named_barrier(kBlockBarrier, threads);
   }
-  run_attention<true, may_post<n8>()>(params, index);
+  run_attention<true, n8>(params, index);
 }
 
 // What the warps must know of the weights: the block's share of every shape, where every linear's begins.
@@ -114,13 +114,13 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
     if (phase_at(i).waits_before && thread_index() == threads - 1) wait_at_barrier();
     if (!is_skipped) run_phase<n8>(params, i);
     stamp_clock(params, i, kStampSteps - 3);
-    const bool is_barrier = phase_at(i).barrier_after && !is_skipped, arrives = phase_at(i).arrives_after;
+    const bool is_barrier = phase_at(i).barrier_after && !is_skipped, arrives = phase_at(i).arrives_after, is_unfinished = !is_skipped && leaves_sums<n8>(phase_at(i));
     commit_async(), wait_async<0>();        // the next phase
     named_barrier(kBlockBarrier, threads);  // from here on this one may change under us
     stamp_clock(params, i, kStampSteps - 2);
     if (is_barrier && thread_index() == 0) arrive_at_barrier();
     if (arrives && thread_index() == threads - 1) arrive_at_barrier();
-    if (!is_skipped) finish_linear<n8>(i);
+    if (is_unfinished) finish_linear<n8>(i);  // there is a barrier behind it, so the phase is still there
     const bool has_next = i + 1 < params.num_phases, is_attention_next = has_next && phase_at(i + 1).kind == PhaseKind::kAttention;
     const bool writes_first = step_batch().writes_first != 0;
     if (has_next && thread_index() / kWarp == 1) prefetch_norm(phase_at(i + 1), lane_index());

@@ -5,6 +5,7 @@
 
 namespace qspec::cuda {
 Status launch_step_one(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+Status launch_step_five(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_few(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_n1(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_n2(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);

@@ -27,13 +27,14 @@ constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
-constexpr int kShareBytes = 128 << 10;  // A block takes as much of k as fits so many bytes of activations, at least one slice: beyond it the sums are exchanged through memory
-constexpr int kMaxShareRuns = kShareBytes / (8 * kRunK * 2);  // of bfloat16, from five rows on (a block of eight)
+constexpr int kShareBytes = 144 << 10;  // A block takes as much of k as fits so many bytes of activations, at least one slice: beyond it the sums are exchanged through memory
+constexpr int kMaxShareRuns = kShareBytes / (8 * kRunK * 2);  // of bfloat16, from six rows on (a block of eight)
 constexpr int kUpWarp = 2, kGroupWarps = 2 * kUpWarp;  // of pairs, a warpgroup's warps have two gates and then their two ups
 QSPEC_HOST_DEVICE constexpr int group_items(bool is_pair) { return is_pair ? kUpWarp : kGroupWarps; }
-constexpr int kFewRows = 0;          // in place of a number of row blocks: the kernel of launches whose words are posted (common/primitives.cuh)
-constexpr int kOneRow = -1;          // the same for one row: every place of its input is a constant
-constexpr int kPostedRows = 4;       // that it has at most
+// In place of a number of row blocks: kernels of launches whose words are posted (common/primitives.cuh). Of one row and of five every place of the input is a constant.
+constexpr int kFewRows = 0, kOneRow = -1, kFiveRows = -2;
+constexpr int kMostFewRows = 4;      // of kFewRows
+constexpr int kPostedRows = 5;       // of all of them
 constexpr int kLoadedRows = 2;       // up to so many rows a posted input goes through registers, with more it is copied
 constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
@@ -186,7 +187,8 @@ struct alignas(kPhaseBytes) Phase {
 };
 static_assert(sizeof(Phase) == kPhaseBytes, "a warp loads one, 16 bytes a lane");
 
-// A share of attention: rows [row_begin, row_begin + num_rows) of one sequence over splits [split_begin, split_end), for every KV head.
+// A share of attention: rows [row_begin, row_begin + num_rows) of one sequence over splits [split_begin, split_end), for every KV head: part of a segment, or some
+// whole segments (the last may be shorter).
 struct alignas(16) AttentionItem {
   int32_t row_begin, num_rows, split_begin, split_end;
   int32_t fold;                          // which segment's results this belongs to
@@ -196,8 +198,9 @@ struct alignas(16) AttentionItem {
   int32_t last_position;                 // that any row of the item sees
   int32_t first_new;                     // position of the sequence's first row in this launch; INT32_MAX with writes_first
   int32_t result;                        // slot of its result, of the row's
+  int32_t by_segments;                   // several whole segments: hands in each
 };
-// Results of one segment of a block of rows, waited for by its last item. An item that has it all to itself needs none.
+// Results of one segment of a block of rows, waited for by its last item; or what an item of whole segments belongs to, which hands in a result of each.
 struct alignas(16) AttentionFold {
   int32_t row_begin, num_rows;
   int32_t first_result, num_results;  // slots
@@ -205,7 +208,8 @@ struct alignas(16) AttentionFold {
   int32_t num_items;                  // that must come in
   int32_t segment;
   int32_t group, num_segments;        // which block of rows, and over how many segments
-  int32_t reserved[3];
+  int32_t num_folds;                  // of the block of rows
+  int32_t reserved[2];
 };
 
 // What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring
@@ -224,7 +228,7 @@ QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { r
 QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
 QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
 QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) { return way == TeamWay::kColumns ? team_warps * kWarpColumns : kWarpColumns; }
-// Teams that take tiles: in launches of up to kPostedRows rows, of this head_dim and not over nibble planes.
+// Teams that take tiles: in launches of up to kMostFewRows rows, of this head_dim and not over nibble planes.
 constexpr int kTileTeamDim = 128;
 QSPEC_HOST_DEVICE constexpr bool has_tile_teams(int head_dim, KvFormat format) { return head_dim == kTileTeamDim && format != KvFormat::kInt8Nested; }
 constexpr int kTileScoreBytes = 32 * 16;                                                    // of a tile: a lane's scores

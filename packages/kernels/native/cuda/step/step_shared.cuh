@@ -26,6 +26,16 @@ constexpr int step_threads() {
 // In launches of few rows who needs a result waits for its words, not for everybody at a barrier.
 template <int n8>
 constexpr bool may_post() {
+  return n8 <= kFewRows;
+}
+// Every block makes its linears' inputs for itself where that saves a phase.
+template <int n8>
+constexpr bool may_make_input() {
+  return n8 == kFewRows || n8 == kOneRow;
+}
+// Teams of attention may take a split's tiles (TeamWay::kTiles).
+template <int n8>
+constexpr bool may_take_tiles() {
   return n8 == kFewRows || n8 == kOneRow;
 }
 // A job is a warpgroup's, each warp with a row-tile of its own.
@@ -37,7 +47,7 @@ template <int n8>
 constexpr int row_blocks() {
   return may_post<n8>() ? 1 : n8;
 }
-static_assert(kPrologueRows <= kPostedRows, "only that kernel makes inputs");
+static_assert(kPrologueRows <= kMostFewRows, "only kernels of few rows make inputs");
 
 // What attention needs of the batch in every layer: each team's first item, its fold, the slots of its first split; and the rows.
 constexpr int32_t kAbsent = -1;       // slot of a position beyond the item's last

@@ -24,7 +24,7 @@ struct WideStages {
   QSPEC_DEVICE static int find_turn() {
     constexpr int kEach = kStepWarps / kWideStages;
     const int warp = thread_index() / kWarp;
-    return static_cast<int>(not_hoisted(static_cast<uint32_t>(warp % kEach == 0 ? warp / kEach : -1)));
+    return not_hoisted(warp % kEach == 0 ? warp / kEach : -1);
   }
   // Where a unit is.
   QSPEC_DEVICE uint32_t place(int unit) const { return region + unit * kWideStageBytes; }

@@ -76,10 +76,10 @@ std::unique_ptr<Session> product_session(const std::shared_ptr<Backend>& backend
   return session;
 }
 // On a chip with so few multiprocessors that every block has whole tiles of the product and parts of others.
-std::unique_ptr<Session> session_on_three_blocks(SessionConfig config) {
+std::unique_ptr<Session> session_on_blocks(int blocks, SessionConfig config) {
   cuda::DeviceInfo device;
   expect_ok(cuda::query_device(0, &device), "query_device");
-  device.num_multiprocessors = 3;
+  device.num_multiprocessors = blocks;
   std::unique_ptr<Session> session;
   expect_ok(cuda::CudaSession::create(device, std::move(config), &session), "create");
   return session;
@@ -140,7 +140,7 @@ QSPEC_TEST(wide_products_equal_narrow_ones) {
                                           {nested_spec(128, 12), Plane::kHi, 600, 4736}};
   for (const ProductCase& c : cases) {
     const RandomWeight weight(c.spec, c.n, c.k, 8);
-    auto session = session_on_three_blocks(product_config(cuda_backend(), weight, c.plane, 16, false, nullptr));
+    auto session = session_on_blocks(3, product_config(cuda_backend(), weight, c.plane, 16, false, nullptr));
     if (!session) return;
     const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
     const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
@@ -162,7 +162,7 @@ QSPEC_TEST(wide_pairs_equal_narrow_ones) {
     const RandomWeight weight(c.spec, c.n, c.k, 8), down(dense_spec(DenseType::kBf16), c.n, c.n / 2, 9);
     SessionConfig config = product_config(cuda_backend(), weight, c.plane, 16, false, nullptr);
     add_silu(*cuda_backend(), down, &config.target);
-    auto session = session_on_three_blocks(std::move(config));
+    auto session = session_on_blocks(3, std::move(config));
     if (!session) return;
     const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
     const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
@@ -294,8 +294,8 @@ QSPEC_TEST(long_context_of_head_dim_128_gives_the_same_bits_in_any_chunks) {
 }
 
 // What a row at the end of `positions` of one sequence, or of several, is planned as on 132 multiprocessors.
-cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, bool has_tile_teams) {
-  const cuda::AttentionGeometry geometry{32, 8, 128, false, has_tile_teams, 132, 200 << 10, 8192, 1024, 1024};
+cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat format) {
+  const cuda::AttentionGeometry geometry{32, 8, 128, format, 132, 170 << 10, 8192, 1024, 1024};
   std::vector<cuda::SequenceRows> rows;
   for (int i = 0; i < sequences; ++i) rows.push_back({i, i + 1, INT32_MAX, 0});
   cuda::AttentionPlan plan;
@@ -303,11 +303,50 @@ cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, bool has_tile
   return plan;
 }
 QSPEC_TEST(a_short_sequence_has_a_split_for_each_team) {
-  const cuda::AttentionPlan plan = plan_of_8b_model(1, 1024, true);
+  const cuda::AttentionPlan plan = plan_of_8b_model(1, 1024, KvFormat::kBf16);
   QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kTiles && plan.items.size() == 16);
-  QSPEC_EXPECT(plan_of_8b_model(1, 1024, false).share.way == cuda::TeamWay::kSplits);
-  QSPEC_EXPECT(plan_of_8b_model(8, 1024, true).share.way == cuda::TeamWay::kSplits);  // more rows than kernels with such teams have
-  QSPEC_EXPECT(plan_of_8b_model(4, 8192, true).share.way == cuda::TeamWay::kSplits);  // there is enough to do for all without
+  QSPEC_EXPECT(plan_of_8b_model(1, 1024, KvFormat::kInt8Nested).share.way == cuda::TeamWay::kSplits);
+  QSPEC_EXPECT(plan_of_8b_model(8, 1024, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);  // more rows than kernels with such teams have
+  QSPEC_EXPECT(plan_of_8b_model(4, 1024, KvFormat::kInt8).share.way == cuda::TeamWay::kSplits);  // more splits than teams
+  QSPEC_EXPECT(plan_of_8b_model(4, 8192, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);  // there is enough to do for all without
+}
+// Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
+QSPEC_TEST(long_sequences_have_items_of_several_segments) {
+  const cuda::AttentionPlan plan = plan_of_8b_model(8, 32768, KvFormat::kBf16);
+  QSPEC_EXPECT(plan.share.num_teams == 2 && plan.items.size() == 32 && plan.folds.size() == 32);
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    const cuda::AttentionItem& item = plan.items[i];
+    QSPEC_EXPECT(item.by_segments && item.split_begin == static_cast<int>(i) % 4 * 128 && item.split_end == item.split_begin + 128);
+    QSPEC_EXPECT(plan.folds[i].num_segments == 32 && plan.folds[i].num_folds == 4 && plan.folds[i].num_items == 1);
+  }
+}
+
+// On one multiprocessor a team's item is several of the five segments, on two or three it is one: each is handed in, and what they are folded to is the same.
+QSPEC_TEST(long_sequences_give_the_same_bits_however_they_are_shared_out) {
+  constexpr int kPositions = 4 * 1024 + 70, kPages = 262;  // of 16
+  std::vector<int32_t> pages;
+  for (int i = 0; i < kPages; ++i) pages.push_back((i * 37 + 5) % kPages);
+  for (const int head_dim : {128, 32}) {
+    for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+      LlamaShape shape;
+      shape.layers = 1, shape.heads = 4, shape.kv_heads = 1, shape.head_dim = head_dim;
+      Model model(shape, all("bf16"), 0);
+      SessionSpec spec;
+      spec.num_pages = kPages, spec.kv = kv;
+      for (const int rows : {1, 5, 6}) {
+        std::vector<float> expected;
+        for (const int blocks : {3, 2, 1}) {
+          auto session = session_on_blocks(blocks, session_config(*cuda_backend(), model, spec));
+          if (!session) return;
+          expect_ok(static_cast<cuda::CudaSession&>(*session).fill_cache_randomly(4), "fill");
+          ForwardResult result;
+          expect_ok(session->forward(chain(random_tokens(rows, shape.vocab, 5), kPositions - rows, pages), &result), "forward");
+          if (expected.empty()) expected = result.logits;
+          QSPEC_EXPECT_BITS(result.logits.data(), expected.data(), expected.size(), text("head_dim %d, cache %d, %d rows, %d blocks", head_dim, static_cast<int>(kv), rows, blocks));
+        }
+      }
+    }
+  }
 }
 
 // More than 64 rows are one launch, in passes; more than 64 logit rows are two.
@@ -317,7 +356,7 @@ QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
     auto session = make_session(cuda_backend(), model, {});
     const std::vector<int32_t> tokens = random_tokens(90, model.shape().vocab, 31), pages = some_pages(6);
     const std::vector<float> few = forward_all(*session, tokens, 15, pages);
-    auto three_blocks = session_on_three_blocks(session_config(*cuda_backend(), model, {}));
+    auto three_blocks = session_on_blocks(3, session_config(*cuda_backend(), model, {}));
     for (const int chunk : {33, 64, 90}) {
       const std::vector<float> rows = forward_all(*session, tokens, chunk, pages), same = forward_all(*three_blocks, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), few.data(), few.size(), text("%s, %d rows at a time", format, chunk));
@@ -625,7 +664,7 @@ QSPEC_TEST(a_weight_is_held_once) {
   QSPEC_EXPECT(weight->bytes() == 256 * 1024 / 2 * 2 + 256 * (1024 / 128) * 2);
 }
 
-// Up to four rows: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
+// Up to four rows, or five of larger weights: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
 QSPEC_TEST(few_rows_wait_for_words) {
   LlamaShape shape;
   shape.layers = 4;
@@ -640,7 +679,8 @@ QSPEC_TEST(few_rows_wait_for_words) {
         if (attentions == 0 || attentions == shape.layers) continue;
         barriers += phase.barrier_after, arrivals += phase.arrives_after, waits += phase.waits_before;
       }
-      const int late = rows <= cuda::kPostedRows ? shape.layers - 1 : 0, expected = rows <= cuda::kPostedRows ? 0 : 5 * (shape.layers - 1);
+      const bool waits_for_words = rows <= (std::string(format) == "int4" ? cuda::kMostFewRows : cuda::kPostedRows);
+      const int late = waits_for_words ? shape.layers - 1 : 0, expected = waits_for_words ? 0 : 5 * (shape.layers - 1);
       if (barriers != expected || arrivals != late || waits != late)
         fail(__FILE__, __LINE__, "%s, %d rows: expected %d barriers and %d late ones but received %d, %d arrivals and %d waits", format, rows, expected, late, barriers, arrivals, waits);
     }
