@@ -24,7 +24,7 @@
 // ACTIVATIONS ("x-form"). The B operand in fragment order, so that a lane's 8 consecutive k are one 16-byte load:
 //   bf16: [k tile][row block c][half tile][row g of the block][t] 16 B:  k = 64·tile + 32·half + 8·t + 0..7 of row 8·c + g
 //   int8: the same with 8 B, codes in code_place order; scales float32 and sums int32 [group][columns].
-// A block of rows holds 8, or fewer (1, 2, 4, 5) when the batch has no more: lanes of missing rows then read others' and are ignored.
+// A block of rows holds 8, or fewer (1, 4, 5) when the batch has no more: lanes of missing rows then read others' and are ignored.
 // From 25 rows on (four row blocks) a row block's half tile has its words (2 k) transposed, [w 0..3][g][t] 4 B instead of [g][t][w]: the 8x8 matrices that
 // tensor cores read from shared memory for themselves (common/wide_mma.cuh).
 //
@@ -92,7 +92,7 @@ static_assert(nibble_bit(0, 1) == 16 && nibble_bit(1, 2) == 12 && nibble_bit(1, 
 // Place of code k in a row of quantised activations: the middle two of every four are swapped.
 QSPEC_HOST_DEVICE constexpr int64_t code_place(int64_t k) { return (k & 3) == 1 ? k + 1 : (k & 3) == 2 ? k - 1 : k; }
 
-// How the rows of a launch are laid out: `blocks` of `rows` (8, or 1, 2, 4, 5 when there is one block).
+// How the rows of a launch are laid out: `blocks` of `rows` (8, or 1, 4, 5 when there is one block).
 struct RowBlocks {
   int blocks, rows;
   QSPEC_HOST_DEVICE constexpr int columns() const { return blocks * rows; }

@@ -164,7 +164,7 @@ Status CudaSession::enqueue(const Launch& launch) {
   const StepPlan& plan = *plans_[launch.is_draft];
   const size_t posted = plan.posted_bytes(launch.row_class);
   if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
-  QSPEC_RETURN_IF_ERROR(launch_step(plan.kernel(launch.row_class), device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
+  QSPEC_RETURN_IF_ERROR(launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
   if (!launch.is_sampled) return {};
   return launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get());
 }

@@ -119,7 +119,7 @@ class PhaseBuilder {
       : program_(program), environment_(environment), vectors_(vectors), buffers_(buffers), is_draft_(is_draft), plan_(*plan) {}
 
   Status build(int row_class) {
-    class_ = plan_.classes_[row_class].row_class = class_of(row_class);
+    class_ = kRowClasses[row_class];
     blocks_ = blocks_of(class_);
     demand_ = {};
     const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
@@ -155,22 +155,6 @@ class PhaseBuilder {
   }
 
  private:
-  // Five rows that wait for words take all of an input to every block. Where weights are small that takes longer than it saves, so they are planned as eight.
-  RowClass class_of(int row_class) const {
-    const RowClass own = kRowClasses[row_class];
-    return own.n8 == kFiveRows && has_small_weights() ? kRowClasses[row_class + 1] : own;
-  }
-  // Are most of them read as four bits?
-  bool has_small_weights() const {
-    int64_t small = 0, all = 0;
-    for (const Node& node : program_.nodes) {
-      if (node.kind != PhaseKind::kLinear) continue;
-      const WeightShape& shape = node.op->weight->shape();
-      all += shape.n * shape.k;
-      if (node.mode == GemmMode::kHi || node.mode == GemmMode::kHiInt) small += shape.n * shape.k;
-    }
-    return 2 * small > all;
-  }
   // With few rows every block computes its linear's input for itself: cheaper than one more barrier, but not for wide rows that are quantised.
   bool is_prologue(const Node& rows) const {
     const bool is_long = rows.x_buffer >= 0 && program_.program->buffers[rows.x_buffer].is_quantized && rows.source.width > kLongRow;
@@ -524,7 +508,7 @@ void StepPlan::bind(int row_class, StepParams* params) const {
   params->num_shapes = static_cast<int>(c.shape_linears.size());
   std::copy(c.shape_linears.begin(), c.shape_linears.end(), params->shape_linears);
   params->num_linears = static_cast<int>(c.linears.size());
-  params->blocks = blocks_of(c.row_class);
+  params->blocks = blocks_of(kRowClasses[row_class]);
   params->region_at = c.config.region_at, params->region_end = static_cast<int>(c.config.linear_end);
 }
 

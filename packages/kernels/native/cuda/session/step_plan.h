@@ -64,8 +64,6 @@ class StepPlan {
     for (int c = 1; c < num_classes_; ++c) room = std::min(room, classes_[c].config.room);
     return room;
   }
-  // Which kernel launches of a class run: RowClass::n8.
-  int kernel(int row_class) const { return classes_[row_class].row_class.n8; }
   const StepConfig& config(int row_class) const { return classes_[row_class].config; }
   // From buffers.posts() on; all kNotThere when a launch begins.
   size_t posted_bytes(int row_class) const { return classes_[row_class].posted_bytes; }
@@ -80,7 +78,6 @@ class StepPlan {
  private:
   friend class PhaseBuilder;
   struct ClassPlan {
-    RowClass row_class{};  // that it is planned as
     std::vector<Phase> phases, linears;
     std::vector<int> shape_linears;
     StepConfig config;

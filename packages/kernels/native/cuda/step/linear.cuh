@@ -39,10 +39,34 @@ QSPEC_DEVICE void copy_input(const LinearPhase<n8>& linear) {
   }
 }
 
-// The rest of an input that is posted, from `first` on: copied, and what wasn't there yet once more.
+// An input that is posted, each thread's pieces of 16 bytes from `first` on, when they are there. Of one row: through registers, several on their way together.
+QSPEC_DEVICE void await_loads(uint32_t to, const uint8_t* from, int first, int bytes) {
+  constexpr int kAtOnce = 6, kStride = step_threads<kOneRow>() * 16;
+  QSPEC_NO_UNROLL
+  for (int base = first; base < bytes; base += kAtOnce * kStride) {
+    uint4 v[kAtOnce];
+    QSPEC_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      v[i] = uint4{0, 0, 0, 0};
+      if (base + i * kStride < bytes) peek(&v[i], from + base + i * kStride);
+    }
+    QSPEC_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      await(&v[i], from + base + i * kStride);
+      if (base + i * kStride < bytes) shared_store_16(to + base + i * kStride, v[i]);
+    }
+  }
+}
+// Of more rows, which registers have no room for: when the first piece is there the others are copied, and what wasn't there yet once more.
 template <int n8>
 QSPEC_DEVICE_CALL void await_copies(uint32_t to, const uint8_t* from, int first, int bytes) {
   constexpr int kStride = step_threads<n8>() * 16;
+  if (first >= bytes) return;
+  uint4 v{};
+  peek(&v, from + first);
+  await(&v, from + first);
+  shared_store_16(to + first, v);
+  first += kStride;
   QSPEC_NO_UNROLL
   for (int i = first; i < bytes; i += kStride) copy_async<16>(to + i, from + i);
   for (bool are_there = false; !are_there;) {
@@ -57,34 +81,16 @@ QSPEC_DEVICE_CALL void await_copies(uint32_t to, const uint8_t* from, int first,
     if (!are_there) pause();
   }
 }
-// The same of an input that is posted: each 16 bytes, which are one row's, when they are there.
 template <int n8>
 QSPEC_DEVICE void await_input(const LinearPhase<n8>& linear) {
-  constexpr int kAtOnce = 6, kStride = step_threads<n8>() * 16;
-  static_assert(kStride % (kMostFewRows * 64) == 0, "a thread's pieces are all of one row");
   const int bytes = linear.s.tiles * x_tile_bytes(linear.blocks), first = thread_index() * 16;
   const uint8_t* from = linear.phase.x.data + static_cast<int64_t>(linear.s.run_begin) * kRunTiles * x_tile_bytes(linear.blocks);
-  if (n8 == kFewRows && (first / 64 & (linear.blocks.rows - 1)) >= linear.rows) return;  // elsewhere all rows are there
-  if (linear.blocks.rows > kLoadedRows && first < bytes) {  // more than registers have room for; all of it when the first piece is there
-    uint4 v{};
-    peek(&v, from + first);
-    await(&v, from + first);
-    shared_store_16(linear.input.x + first, v);
-    return await_copies<n8>(linear.input.x, from, first + kStride, bytes);
-  }
-  QSPEC_NO_UNROLL
-  for (int base = first; base < bytes; base += kAtOnce * kStride) {
-    uint4 v[kAtOnce];  // all loads wait together
-    QSPEC_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      v[i] = uint4{0, 0, 0, 0};
-      if (base + i * kStride < bytes) peek(&v[i], from + base + i * kStride);
-    }
-    QSPEC_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      await(&v[i], from + base + i * kStride);
-      if (base + i * kStride < bytes) shared_store_16(linear.input.x + base + i * kStride, v[i]);
-    }
+  if constexpr (n8 == kOneRow) {
+    await_loads(linear.input.x, from, first, bytes);
+  } else {
+    static_assert(n8 != kFewRows || step_threads<n8>() * 16 % (kMostFewRows * 64) == 0, "a thread's pieces are all of one row");
+    if (n8 == kFewRows && first / 64 % kMostFewRows >= linear.rows) return;  // of a row that isn't there
+    await_copies<n8>(linear.input.x, from, first, bytes);
   }
 }
 
@@ -125,8 +131,10 @@ QSPEC_DEVICE void run_products(const StepParams& params, int index, int first_co
     if (has_prologue) {
       if constexpr (may_make_input<n8>()) make_input<n8, is_integer(mode) ? XKind::kCodes : XKind::kBf16>(linear);
     } else {
-      if (may_post<n8>() && linear.phase.x.awaits) await_input<n8>(linear);
-      else copy_input<n8>(linear);
+      const bool awaits = may_post<n8>() && linear.phase.x.awaits;
+      if constexpr (may_post<n8>())
+        if (awaits) await_input<n8>(linear);
+      if (!awaits) copy_input<n8>(linear);
       if (kFactorsFirst) put_copied_factors<n8>(linear.phase, linear.rows);
       wait_async<0>();
     }

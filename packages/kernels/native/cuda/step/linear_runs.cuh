@@ -140,8 +140,8 @@ struct WaveSums {
   // Few rows, and all of k is here: a lane has four outputs to itself. What everybody waits for is run once a linear, so what counts is that it is short:
   // instructions come from far.
   QSPEC_DEVICE Task few_task(int i) const {
-    const int number = i / kQuads, row_shift = phase.blocks.rows >> 1;  // of 1, 2 or 4 rows
-    const int unit = n8 == kFiveRows ? number / 5 : number >> row_shift, row = n8 == kFiveRows ? number % 5 : number & (phase.blocks.rows - 1);
+    constexpr int kRows = kernel_blocks(n8).rows;
+    const int number = i / kQuads, unit = number / kRows, row = number % kRows;
     return {unit, row, i % kQuads * 4, 0, 1, unit < count && row < phase.rows};
   }
   QSPEC_DEVICE FourSums sum_runs(const Task& t, bool is_second, int slices) const {

@@ -222,7 +222,7 @@ struct LinearPhase {
         phase(phase_at(index)),
         spec(phase.linear),
         s(stream_shape(phase.shape_index)),
-        blocks(n8 == kOneRow ? RowBlocks{1, 1} : n8 == kFiveRows ? RowBlocks{1, 5} : n8 == kFewRows ? params.blocks : RowBlocks{n8, 8}),  // a constant, but for few rows
+        blocks(kernel_blocks(n8)),  // a constant
         input(share_input(s, spec.weight.group_size, params.region_at, blocks)),
         rows(rows_of(phase)),
         first_column(first) {}

@@ -7,8 +7,8 @@ namespace qspec::cuda {
 
 size_t step_fixed_bytes(int num_linears, int num_shapes) { return step_fixed(num_linears, num_shapes); }
 
-Status launch_step(int n8, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
-  switch (n8) {
+Status launch_step(int row_class, int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream) {
+  switch (kRowClasses[row_class].n8) {
     case kOneRow: return launch_step_one(num_blocks, config, params, stream);
     case kFewRows: return launch_step_few(num_blocks, config, params, stream);
     case kFiveRows: return launch_step_five(num_blocks, config, params, stream);

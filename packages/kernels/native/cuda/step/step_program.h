@@ -31,12 +31,14 @@ constexpr int kShareBytes = 144 << 10;  // A block takes as much of k as fits so
 constexpr int kMaxShareRuns = kShareBytes / (8 * kRunK * 2);  // of bfloat16, from six rows on (a block of eight)
 constexpr int kUpWarp = 2, kGroupWarps = 2 * kUpWarp;  // of pairs, a warpgroup's warps have two gates and then their two ups
 QSPEC_HOST_DEVICE constexpr int group_items(bool is_pair) { return is_pair ? kUpWarp : kGroupWarps; }
-// In place of a number of row blocks: kernels of launches whose words are posted (common/primitives.cuh). Of one row and of five every place of the input is a constant.
+// In place of a number of row blocks: kernels of launches whose words are posted (common/primitives.cuh), of one row, of two to kMostFewRows, of kPostedRows.
 constexpr int kFewRows = 0, kOneRow = -1, kFiveRows = -2;
-constexpr int kMostFewRows = 4;      // of kFewRows
-constexpr int kPostedRows = 5;       // of all of them
-constexpr int kLoadedRows = 2;       // up to so many rows a posted input goes through registers, with more it is copied
-constexpr int kPrologueRows = 2;     // up to so many rows every block makes its linears' inputs for itself
+constexpr int kMostFewRows = 4, kPostedRows = 5;
+// How a kernel's activations lie in shared memory: of up to 32 rows, and so in memory, too.
+QSPEC_HOST_DEVICE constexpr RowBlocks kernel_blocks(int n8) {
+  return n8 == kOneRow ? RowBlocks{1, 1} : n8 == kFewRows ? RowBlocks{1, kMostFewRows} : n8 == kFiveRows ? RowBlocks{1, kPostedRows} : RowBlocks{n8, 8};
+}
+constexpr int kPrologueRows = 1;     // up to so many rows every block makes its linears' inputs for itself
 constexpr int kMaxHeadDim = 128;
 constexpr int kMaxStreamShapes = 24; // linears of different shapes in one program
 constexpr int kStampSteps = 8;       // of a phase: its own; kStampSteps - 3: this warp is done, - 2: the block is done, - 1: everybody is done

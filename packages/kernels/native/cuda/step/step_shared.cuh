@@ -31,7 +31,7 @@ constexpr bool may_post() {
 // Every block makes its linears' inputs for itself where that saves a phase.
 template <int n8>
 constexpr bool may_make_input() {
-  return n8 == kFewRows || n8 == kOneRow;
+  return n8 == kOneRow;
 }
 // Teams of attention may take a split's tiles (TeamWay::kTiles).
 template <int n8>
@@ -47,7 +47,7 @@ template <int n8>
 constexpr int row_blocks() {
   return may_post<n8>() ? 1 : n8;
 }
-static_assert(kPrologueRows <= kMostFewRows, "only kernels of few rows make inputs");
+static_assert(kPrologueRows == 1, "only that kernel makes inputs");
 
 // What attention needs of the batch in every layer: each team's first item, its fold, the slots of its first split; and the rows.
 constexpr int32_t kAbsent = -1;       // slot of a position beyond the item's last

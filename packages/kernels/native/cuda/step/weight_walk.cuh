@@ -80,7 +80,7 @@ QSPEC_DEVICE void load_shape(const StepParams& params, const LinearSpec& spec, i
   s.num_runs = (run_end < runs ? run_end : runs) - s.run_begin;
   s.unit_runs = s.num_runs * (s.is_pair ? 2 : 1);
   s.units = (s.item_end - s.item_begin + together - 1) / together;
-  const RowBlocks blocks_at_once = n8 > 4 ? RowBlocks{kPassRows / 8, 8} : params.blocks;
+  const RowBlocks blocks_at_once = n8 > 4 ? RowBlocks{kPassRows / 8, 8} : kernel_blocks(n8);
   s.slabs_at = share_end(s, w.group_size, params.region_at, blocks_at_once);
   const int slabs = (params.region_end - static_cast<int>(s.slabs_at)) / slab_bytes(blocks_at_once.columns());
   s.num_waves = 1, s.num_rest = s.rest_begin = 0;

@@ -664,7 +664,7 @@ QSPEC_TEST(a_weight_is_held_once) {
   QSPEC_EXPECT(weight->bytes() == 256 * 1024 / 2 * 2 + 256 * (1024 / 128) * 2);
 }
 
-// Up to four rows, or five of larger weights: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
+// Up to five rows: from the first layer's attention to the last one's nobody waits for everybody, and one barrier a layer is waited for long after it was arrived at.
 QSPEC_TEST(few_rows_wait_for_words) {
   LlamaShape shape;
   shape.layers = 4;
@@ -679,8 +679,7 @@ QSPEC_TEST(few_rows_wait_for_words) {
         if (attentions == 0 || attentions == shape.layers) continue;
         barriers += phase.barrier_after, arrivals += phase.arrives_after, waits += phase.waits_before;
       }
-      const bool waits_for_words = rows <= (std::string(format) == "int4" ? cuda::kMostFewRows : cuda::kPostedRows);
-      const int late = waits_for_words ? shape.layers - 1 : 0, expected = waits_for_words ? 0 : 5 * (shape.layers - 1);
+      const int late = rows <= cuda::kPostedRows ? shape.layers - 1 : 0, expected = rows <= cuda::kPostedRows ? 0 : 5 * (shape.layers - 1);
       if (barriers != expected || arrivals != late || waits != late)
         fail(__FILE__, __LINE__, "%s, %d rows: expected %d barriers and %d late ones but received %d, %d arrivals and %d waits", format, rows, expected, late, barriers, arrivals, waits);
     }
