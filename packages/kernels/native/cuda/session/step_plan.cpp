@@ -326,7 +326,7 @@ class PhaseBuilder {
   // Less where a multiprocessor's shared memory is short: places of all launches and some slabs need room besides.
   int most_slices(const Node& node, const DeviceWeight& weight) const {
     constexpr int64_t kBesides = 56 << 10;
-    const int64_t most = std::min<int64_t>(kShareBytes, static_cast<int64_t>(environment_.shared_bytes) - kBesides);
+    const int64_t wanted = class_.max_rows <= kPostedRows ? kPostedShareBytes : kShareBytes, most = std::min(wanted, static_cast<int64_t>(environment_.shared_bytes) - kBesides);
     return std::max(static_cast<int>(most / share_slice_bytes(node, weight)), 1);
   }
   // As few as let a part fit; where there must be several, so many (up to two more) that the block with most runs has fewest one after another.

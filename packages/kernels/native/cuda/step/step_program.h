@@ -27,8 +27,10 @@ constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time
 constexpr int kStepWarps = 12;       // of a block: 168 registers a thread
 constexpr int kStepThreads = 32 * kStepWarps;
-constexpr int kShareBytes = 144 << 10;  // A block takes as much of k as fits so many bytes of activations, at least one slice: beyond it the sums are exchanged through memory
-constexpr int kMaxShareRuns = kShareBytes / (8 * kRunK * 2);  // of bfloat16, from six rows on (a block of eight)
+// A block takes as much of k as fits so many bytes of activations (where words are waited for, so many more), at least one slice: beyond it the sums are exchanged
+// through memory.
+constexpr int kShareBytes = 128 << 10, kPostedShareBytes = 144 << 10;
+constexpr int kMaxShareRuns = kPostedShareBytes / (8 * kRunK * 2);  // of bfloat16, from six rows on (a block of eight), and some more
 constexpr int kUpWarp = 2, kGroupWarps = 2 * kUpWarp;  // of pairs, a warpgroup's warps have two gates and then their two ups
 QSPEC_HOST_DEVICE constexpr int group_items(bool is_pair) { return is_pair ? kUpWarp : kGroupWarps; }
 // In place of a number of row blocks: kernels of launches whose words are posted (common/primitives.cuh), of one row, of two to kMostFewRows, of kPostedRows.
