@@ -21,6 +21,7 @@ constexpr double kColumnsItemTime = 14, kTilesItemTime = 1;  // a split whose ti
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
+constexpr int kMostTurns = 8;                              // of splits or chunks that are worth a try
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with the shortest rings and with longer ones: the rest is L1
 
 // So many teams with rings as long as there is room for; none where there isn't.
@@ -194,18 +195,17 @@ class Planner {
   bool is_possible_ = true;
 };
 
-// Numbers of segments an item that are worth a try: one, or so many that each team of the grid has one item, with one to all teams a multiprocessor can have.
-std::vector<int> segments_to_try(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, int rows, int most_teams) {
+// What all rows, so many of a sequence at once, are if an item takes so many splits.
+int64_t count_items(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, int rows, int splits) {
   int64_t total = 0;
-  int longest = 1;
-  for (const SequenceRows& s : sequences) {
-    const int segments = positions[s.end - 1] / (kSplitPositions * kSegmentSplits) + 1;
-    total += int64_t{segments} * ((s.end - s.begin + rows - 1) / rows) * geometry.num_kv_heads;
-    longest = std::max(longest, segments);
-  }
+  for (const SequenceRows& s : sequences) total += int64_t{positions[s.end - 1] / (kSplitPositions * splits) + 1} * ((s.end - s.begin + rows - 1) / rows) * geometry.num_kv_heads;
+  return total;
+}
+// Numbers of segments an item that are worth a try: one, or so many that each team of the grid has one item, with one to all teams a multiprocessor can have.
+std::vector<int> segments_to_try(int64_t total, int longest, int num_blocks, int most_teams) {
   std::vector<int> result{1};
   for (int teams = most_teams; teams > 0; --teams) {
-    const int64_t at_once = int64_t{geometry.num_blocks} * teams, each = (total + at_once - 1) / at_once;
+    const int64_t at_once = int64_t{num_blocks} * teams, each = (total + at_once - 1) / at_once;
     if (each > result.back() && each < longest) result.push_back(static_cast<int>(each));
   }
   return result;
@@ -215,8 +215,13 @@ std::vector<int> segments_to_try(const std::vector<SequenceRows>& sequences, con
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
                     AttentionPlan* out) {
-  int longest = 1;
-  for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin);
+  int longest = 1, most_segments = 1;
+  bool has_tail = false;
+  for (const SequenceRows& s : sequences) {
+    const int last = positions[s.end - 1];
+    longest = std::max(longest, s.end - s.begin), most_segments = std::max(most_segments, last / (kSplitPositions * kSegmentSplits) + 1);
+    has_tail |= s.start <= last;
+  }
   const int heads = geometry.num_heads / geometry.num_kv_heads;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
@@ -232,10 +237,14 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
       const double cost = planner.cost(way, team_warps);
       if (cost < least) least = cost, *out = std::move(plan);
     };
-    consider(Share::kSplit, 0);
+    // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
+    const int most_teams = kStepWarps / team_warps;
+    const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
+    const auto is_short = [&](int splits) { return has_tail || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
+    if (is_short(1)) consider(Share::kSplit, 0);
     if (by_tiles) continue;
-    consider(Share::kChunk, 0);
-    for (const int item_segments : segments_to_try(sequences, positions, geometry, rows, kStepWarps / team_warps)) consider(Share::kSegments, item_segments);
+    if (is_short(kChunkSplits)) consider(Share::kChunk, 0);
+    for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(Share::kSegments, item_segments);
     consider(Share::kRows, 0);
   }
   return !out->items.empty() || sequences.empty();
