@@ -37,6 +37,10 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
   return share(kRingPairs[2], kMostTeamBytes);
 }
 
+int num_splits_of(const SequenceRows& s, const std::vector<int32_t>& positions) { return positions[s.end - 1] / kSplitPositions + 1; }
+// A tree whose rows have splits of their own.
+bool has_tail(const SequenceRows& s, const std::vector<int32_t>& positions) { return s.start / kSplitPositions < num_splits_of(s, positions); }
+
 // What an item takes at most: of kSegments a number of them. Splits that a tree's rows don't share are items of their own, row by row.
 enum class Share { kSplit, kChunk, kSegments, kRows };
 
@@ -49,14 +53,10 @@ class Planner {
   bool run(AttentionPlan* out) {
     out_ = out;
     *out_ = {};
-    bool has_tail = false;
-    for (const SequenceRows& s : sequences_) {
-      const int last = positions_[s.end - 1] / kSplitPositions + 1;
-      has_tail |= s.start / kSplitPositions < last;
-      num_splits_ = std::max(num_splits_, last);
-    }
-    if (has_tail && share_ == Share::kRows) return false;
-    segment_results_ = share_ == Share::kChunk && !has_tail ? kSegmentSplits / kChunkSplits : kSegmentSplits;
+    bool is_tree = false;
+    for (const SequenceRows& s : sequences_) is_tree |= has_tail(s, positions_), num_splits_ = std::max(num_splits_, num_splits_of(s, positions_));
+    if (is_tree && share_ == Share::kRows) return false;
+    segment_results_ = share_ == Share::kChunk && !is_tree ? kSegmentSplits / kChunkSplits : kSegmentSplits;
     out_->segment_stride = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
     out_->result_stride = out_->segment_stride * segment_results_;
     // Only the tail's results of a segment share: two segments' slots are enough, if it lies in one segment or two.
@@ -198,7 +198,7 @@ class Planner {
 // What all rows, so many of a sequence at once, are if an item takes so many splits.
 int64_t count_items(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, int rows, int splits) {
   int64_t total = 0;
-  for (const SequenceRows& s : sequences) total += int64_t{positions[s.end - 1] / (kSplitPositions * splits) + 1} * ((s.end - s.begin + rows - 1) / rows) * geometry.num_kv_heads;
+  for (const SequenceRows& s : sequences) total += int64_t{(num_splits_of(s, positions) + splits - 1) / splits} * ((s.end - s.begin + rows - 1) / rows) * geometry.num_kv_heads;
   return total;
 }
 // Numbers of segments an item that are worth a try: one, or so many that each team of the grid has one item, with one to all teams a multiprocessor can have.
@@ -215,13 +215,10 @@ std::vector<int> segments_to_try(int64_t total, int longest, int num_blocks, int
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
                     AttentionPlan* out) {
-  int longest = 1, most_segments = 1;
-  bool has_tail = false;
-  for (const SequenceRows& s : sequences) {
-    const int last = positions[s.end - 1];
-    longest = std::max(longest, s.end - s.begin), most_segments = std::max(most_segments, last / (kSplitPositions * kSegmentSplits) + 1);
-    has_tail |= s.start <= last;
-  }
+  int longest = 1, most_splits = 1;
+  bool is_tree = false;
+  for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin), most_splits = std::max(most_splits, num_splits_of(s, positions)), is_tree |= has_tail(s, positions);
+  const int most_segments = (most_splits + kSegmentSplits - 1) / kSegmentSplits;
   const int heads = geometry.num_heads / geometry.num_kv_heads;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
@@ -240,7 +237,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;
     const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
-    const auto is_short = [&](int splits) { return has_tail || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
+    const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
     if (is_short(1)) consider(Share::kSplit, 0);
     if (by_tiles) continue;
     if (is_short(kChunkSplits)) consider(Share::kChunk, 0);

@@ -45,7 +45,7 @@ constexpr bool is_by_groups(GemmMode mode) {
 }
 template <int n8>
 constexpr int row_blocks() {
-  return may_post<n8>() ? 1 : n8;
+  return kernel_blocks(n8).blocks;
 }
 static_assert(kPrologueRows == 1, "only that kernel makes inputs");
 
