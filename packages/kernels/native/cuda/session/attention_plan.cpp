@@ -10,14 +10,16 @@ namespace {
 // Microseconds, fitted to one layer of an 8B shape on an H200: 1 to 32 sequences of 1, 4 and 5 rows over 1k to 32k positions, shared out in all ways.
 struct FormatTimes {
   double split;  // of a split in one warp,
+  double wide;   // so much more with sixteen columns,
   double byte;   // and at least, of each byte that a multiprocessor reads
 };
-constexpr FormatTimes kDenseTimes = {3.1, 1.0 / 37000}, kCodesTimes = {3.2, 1.0 / 32700}, kNibblesTimes = {4.1, 1.0 / 27200};
+constexpr FormatTimes kDenseTimes = {3.1, 3.9, 1.0 / 37000}, kCodesTimes = {3.2, 2.3, 1.0 / 32700}, kNibblesTimes = {4.1, 2.7, 1.0 / 27200};
 constexpr double kOfEachWarp = 0.24;  // The more warps a multiprocessor has at work, the longer each takes:
-// so much more where several use the same tiles (with an odd number each copies of both tiles of a pair), or so much for each that works.
-constexpr double kColumnsTime = 1.9, kOddColumnsTime = 3.1, kOfEachColumnsWarp = 0.5;
+// so much more where several use the same tiles, or so much for each that works.
+constexpr double kColumnsTime = 1.8, kOfEachColumnsWarp = 0.26;
 constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding and handing in results,
-constexpr double kColumnsItemTime = 14, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
+constexpr double kWideItemTime = 10;                       // with sixteen columns a warp,
+constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
@@ -26,15 +28,18 @@ constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of s
 
 // So many teams with rings as long as there is room for; none where there isn't.
 TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
-  const auto share = [&](int pairs, size_t most) -> TeamShare {
-    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes(), way, team_warps, pairs);
+  const auto share = [&](int turns, size_t most) -> TeamShare {
+    const int bytes = team_bytes(geometry.head_dim, geometry.has_codes(), way, team_warps, turns);
     if (static_cast<size_t>(num_teams) * bytes > std::min(geometry.room, most)) return {way, team_warps, 0, 0, 0};
-    return {way, team_warps, num_teams, pairs, bytes};
+    return {way, team_warps, num_teams, turns, bytes};
   };
   if (way == TeamWay::kTiles) return share(2 * kSplitPairs, kMostTeamBytes);
-  for (const int ring : {kRingPairs[0], kRingPairs[1]})
-    if (const TeamShare longer = share(ring, kMostRingBytes); longer.num_teams > 0) return longer;
-  return share(kRingPairs[2], kMostTeamBytes);
+  if (way == TeamWay::kWideSplits) return share(kRingTurns[1], geometry.room);
+  for (const int turns : {kRingTurns[0], kRingTurns[1]}) {
+    if (turns == kRingTurns[0] && way == TeamWay::kColumns) continue;  // a turn of theirs is all of a split's K, or V
+    if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
+  }
+  return share(kRingTurns[2], kMostTeamBytes);
 }
 
 int num_splits_of(const SequenceRows& s, const std::vector<int32_t>& positions) { return positions[s.end - 1] / kSplitPositions + 1; }
@@ -93,16 +98,16 @@ class Planner {
     int longest = 1;
     for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
     const int segments = (longest + kSegmentSplits - 1) / kSegmentSplits;
-    const bool by_splits = share.way == TeamWay::kSplits, by_columns = share.way == TeamWay::kColumns, by_tiles = share.way == TeamWay::kTiles;
+    const bool by_splits = is_by_splits(share.way), by_columns = share.way == TeamWay::kColumns, by_tiles = share.way == TeamWay::kTiles, is_wide = share.way == TeamWay::kWideSplits;
     if (by_tiles && turns > 1) return std::numeric_limits<double>::infinity();  // whole chunks take less
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
     const double readers = at_once * (by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
     const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes() ? 1 : 2);
     const FormatTimes& times = geometry_.format == KvFormat::kBf16 ? kDenseTimes : geometry_.format == KvFormat::kInt8 ? kCodesTimes : kNibblesTimes;
-    const double together = std::max(share.team_warps % 2 == 0 ? kColumnsTime : kOddColumnsTime, kOfEachColumnsWarp * warps);
-    const double split = std::max((by_tiles ? 0 : times.split) + (by_columns ? together : kOfEachWarp * warps), readers * split_bytes * times.byte);
-    const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : kItemTime) + kItemOfEachWarp * warps;
+    const double together = std::max(kColumnsTime, kOfEachColumnsWarp * warps);
+    const double split = std::max((by_tiles ? 0 : times.split) + (is_wide ? times.wide : 0) + (by_columns ? together : kOfEachWarp * warps), readers * split_bytes * times.byte);
+    const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : is_wide ? kWideItemTime : kItemTime) + kItemOfEachWarp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
   }
   double fold_cost(const TeamShare& share) const {
@@ -222,10 +227,11 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   const int heads = geometry.num_heads / geometry.num_kv_heads;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
-  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kColumns}) {
+  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kColumns}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
-    const int most = (by_columns ? kQueryColumns : kWarpColumns) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : kMaxTeamWarps;
+    if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
+    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : kMaxTeamWarps;
     if (most == 0) continue;
     const auto consider = [&](Share share, int item_segments) {
       AttentionPlan plan;

@@ -28,7 +28,7 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionFold> folds;
   int result_stride = 0, segment_stride = 0;
-  TeamShare share{TeamWay::kSplits, kMaxTeamWarps, 0, kRingPairs[2], 0};
+  TeamShare share{TeamWay::kSplits, kMaxTeamWarps, 0, kRingTurns[2], 0};
 };
 
 // `positions` of all rows; `writes_first`: see StepBatch. False when the results don't fit the workspace.

@@ -183,7 +183,7 @@ Status CudaSession::run(const std::vector<Launch>& launches) {
   for (const Launch& launch : launches) {
     if (&launch == launches.data()) key += '@' + std::to_string(launch.slot);  // addresses follow from it
     const TeamShare& share = launch.attention;
-    const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>('a' + static_cast<int>(share.way)), static_cast<char>('a' + share.team_warps), static_cast<char>('a' + share.num_teams), static_cast<char>('a' + share.ring_pairs), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
+    const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>('a' + static_cast<int>(share.way)), static_cast<char>('a' + share.team_warps), static_cast<char>('a' + share.num_teams), static_cast<char>('a' + share.ring_turns), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
     key += code;
   }
   return graphs_.run(key, stream_.get(), [&]() -> Status {

@@ -123,7 +123,7 @@ class PhaseBuilder {
     blocks_ = blocks_of(class_);
     demand_ = {};
     const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
-    if (program_.head_dim != 0) demand_.attention_bytes = team_bytes(program_.head_dim, has_codes, TeamWay::kColumns, kMaxTeamWarps, kRingPairs[2]);
+    if (program_.head_dim != 0) demand_.attention_bytes = team_bytes(program_.head_dim, has_codes, TeamWay::kColumns, kMaxTeamWarps, kRingTurns[2]);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     std::vector<const Node*> nodes;
     for (size_t i = 0; i < program_.nodes.size(); ++i)

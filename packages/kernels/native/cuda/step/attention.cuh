@@ -4,24 +4,22 @@
 // takes it. A warp has eight columns, all dims of them, and nothing to exchange with the others within a split.
 // - Up to eight columns (`by_splits`): the team's four warps take the four splits of a chunk, or the four chunks of a segment, each through a ring of tiles
 //   of its own, and fold what they have in shared memory.
+// - Up to sixteen columns (`is_wide`): the same with two blocks of eight columns a warp: what it reads of a tile serves both. Sums of a chunk don't fit its
+//   registers, too, and wait in shared memory.
 // - Up to eight columns, where chunks leave multiprocessors without an item (`by_tiles`): an item is a split. Its four tiles are shared out for scores, its dims
 //   for outputs, so a warp's chain is a quarter as long; there is more to fold afterwards.
 // - More: each warp takes eight of the columns, and all use the same tiles.
-// Scores: S = K · Qᵀ, weights and output: O = Vᵀ · Pᵀ; the sum of weights is one more product with ones, so it is rounded as the numerators are (codes,
-// whose weights carry V's scale: a plain sum). Within a split positions are summed in order by the tensor core's chain; splits are folded in order within
-// a chunk of 4, chunks within a segment of 4, segments in order: nothing depends on who shares the batch, nor on how much of this one item does.
+// Within a split positions are summed in order (attention_split.cuh); splits are folded in order within a chunk of 4, chunks within a segment of 4, segments in order:
+// nothing depends on who shares the batch, nor on how much of this one item does.
 //
-// K and V go through a ring of pairs of tiles of 16 positions in shared memory as they lie in the cache (asynchronous copies, attention_copies.cuh): a
-// split's pairs of K, then those of V. What this launch adds to the cache is written there before its copies start; where they started before the phase's
-// input was there (the first pairs are fetched before the grid's barrier), it goes to the tiles directly.
+// K and V go through a ring of tiles of 16 positions in shared memory, some at a time (a *turn*), as they lie in the cache (asynchronous copies, attention_copies.cuh): a
+// split's turns of K, then those of V. What this launch adds to the cache is written there before its copies start; where they started before the phase's
+// input was there (the first turns are fetched before the grid's barrier), it goes to the tiles directly.
 #pragma once
 #include "step/attention_copies.cuh"
-#include "step/attention_sums.cuh"
+#include "step/attention_split.cuh"
 
 namespace qspec::cuda {
-
-constexpr uint32_t kOnePair = 0x3f803f80u;
-constexpr float kLog2E = 1.4426950408889634f;
 
 struct AttentionWork {  // one item, for one KV head
   int number, kv_head;
@@ -32,16 +30,19 @@ struct AttentionWork {  // one item, for one KV head
 // `head_dim`, or 0: told at run time. `may_post`: of the kernel whose launches may post words.
 template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 struct AttentionPhase {
-  static constexpr bool by_columns = way == TeamWay::kColumns, by_splits = way == TeamWay::kSplits, by_tiles = way == TeamWay::kTiles;
+  static constexpr bool by_columns = way == TeamWay::kColumns, by_splits = is_by_splits(way), is_wide = way == TeamWay::kWideSplits, by_tiles = way == TeamWay::kTiles;
   using Tiles = CacheTiles<codes, head_dim>;
+  using Products = SplitProducts<codes, head_dim, way>;
+  using Columns = typename Products::Columns;
   using Copies = TileCopies<codes, head_dim, !by_columns>;
   using Work = AttentionWork;
   static constexpr bool has_codes = Tiles::has_codes;
-  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns ? 8 : 4, kHeadsAtOnce = by_columns ? 4 : 2;
-  using Sums = AttentionSums<kSteps>;
+  static constexpr int kBlocks = Products::kBlocks, kAtOnce = Products::kAtOnce, kTurns = Products::kTurns;
+  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns ? 8 : 4, kHeadsAtOnce = by_columns || is_wide ? 4 : 2;
+  using Sums = OfBlocks<AttentionSums<kSteps>, kBlocks>;
   // What of a result one warp of the team has: all steps of its columns, or every fourth step, or a quarter of them.
   static constexpr int kPartSteps = by_columns ? kSteps : (kSteps + kMaxTeamWarps - 1) / kMaxTeamWarps;
-  using Part = AttentionSums<kPartSteps>;
+  using Part = OfBlocks<AttentionSums<kPartSteps>, kBlocks>;
   using Source = HeadSource<may_post>;
 
   const StepParams& params;
@@ -69,16 +70,16 @@ struct AttentionPhase {
     else sync();
   }
   // Rings, queries of two items, and where each warp leaves its sums.
-  QSPEC_DEVICE int pair_bytes() const { return 2 * tiles.bytes(); }
-  QSPEC_DEVICE SharedPlace ring_at(int of_member) const { return base + (by_splits ? of_member : 0) * params.attention.ring_pairs * pair_bytes(); }
+  QSPEC_DEVICE int turn_bytes() const { return kAtOnce * tiles.bytes(); }
+  QSPEC_DEVICE SharedPlace ring_at(int of_member) const { return base + (by_splits ? of_member : 0) * params.attention.ring_turns * turn_bytes(); }
   QSPEC_DEVICE SharedPlace query_at(int place) const {
-    return base + ring_bytes(tiles.head_dims(), has_codes, way, team_warps(), params.attention.ring_pairs) + place * num_columns() * query_row_bytes(tiles.head_dims());
+    return base + ring_bytes(tiles.head_dims(), has_codes, way, team_warps(), params.attention.ring_turns) + place * num_columns() * query_row_bytes(tiles.head_dims());
   }
   QSPEC_DEVICE SharedPlace sums_place_at(int of_member) const { return query_at(2) + of_member * 4; }
   // by_tiles: of each warp, the scores of its tile.
   QSPEC_DEVICE SharedPlace scores_at(int of_member) const { return query_at(2) + of_member * kTileScoreBytes; }
   QSPEC_DEVICE int num_columns() const { return team_columns(way, team_warps()); }
-  // Where an even number of warps use the same tiles, each tile of a pair is copied by half of them.
+  // Where an even number of warps use the same tiles, each of a turn's tiles is copied by half of them.
   QSPEC_DEVICE bool has_own_tile() const { return by_columns && team_warps() % 2 == 0; }
   QSPEC_DEVICE Copies copies() const {
     const int shift = has_own_tile() ? 1 : 0;
@@ -134,30 +135,24 @@ struct AttentionPhase {
     }
   }
 
-  struct Columns {  // of this warp
-    uint32_t query[kSteps][2];
-    int32_t own[2];  // last position that columns 2t, 2t + 1 see
-  };
   // Row and head of a query column: exact for the few columns that there are.
   QSPEC_DEVICE int row_of(int column) const { return static_cast<int>(column * per_head >> 16); }
   QSPEC_DEVICE int head_of(int column, int kv_head) const { return kv_head * heads + column - row_of(column) * heads; }
-  QSPEC_DEVICE int first_column() const { return by_columns ? member * kWarpColumns : 0; }
-  QSPEC_DEVICE int column(int e) const { return first_column() + 2 * (lane % 4) + e; }
+  QSPEC_DEVICE int first_column(int block) const { return (by_columns ? member : block) * kWarpColumns; }
+  QSPEC_DEVICE int column(int block, int e) const { return first_column(block) + 2 * (lane % 4) + e; }
   // Behind a column's query.
   QSPEC_DEVICE SharedPlace own_at(int place, int column) const { return query_at(place) + column * query_row_bytes(tiles.head_dims()) + tiles.head_dims() * 2; }
-  QSPEC_DEVICE void load_columns(int place, Columns* columns) const {
-    tiles.load_query(query_at(place) + first_column() * query_row_bytes(tiles.head_dims()), lane, columns->query);
-    QSPEC_UNROLL
-    for (int e = 0; e < 2; ++e) columns->own[e] = static_cast<int32_t>(shared_load_4(own_at(place, column(e))));
-  }
 
   // Where K or V of a position goes besides the cache: into tiles that were fetched before it was there.
   QSPEC_DEVICE TilePlace tile_place(const Work& work, int position, bool is_v, bool is_start) const {
     const int split = position / kSplitPositions, in_split = position % kSplitPositions, tile = in_split / kTilePositions + (is_v ? kSplitTiles : 0), at = in_split % kTilePositions;
     int whose = 0, first = work.begin;
-    if constexpr (by_splits) whose = is_long_item(work.begin, work.end) ? split % kSegmentSplits / kChunkSplits : split - work.begin, first = first_member_split(work.begin, work.end, whose);
+    if constexpr (by_splits) {
+      whose = is_long_item(work.begin, work.end) ? split % kSegmentSplits / kChunkSplits : split - work.begin;
+      first = first_member_split(work.begin, work.end, whose);
+    }
     const SharedPlace place = ring_at(whose) + tile * tiles.bytes();
-    return {is_start && split == first && (by_tiles || tile / 2 < params.attention.ring_pairs - 1), place + at * tiles.row_bytes(), tiles.scale_at(place, at)};
+    return {is_start && split == first && (by_tiles || tile / kAtOnce < params.attention.ring_turns - 1), place + at * tiles.row_bytes(), tiles.scale_at(place, at)};
   }
   // Before an item's first tile is fetched, or (`is_start`) after: queries, normed and rotated; what the launch adds goes into the cache. One head a warp,
   // several of them under way.
@@ -200,129 +195,84 @@ struct AttentionPhase {
 
   // ---- One split ----
 
-  QSPEC_DEVICE void start_pair(SharedPlace to, int pair, const SplitPlaces& places) const {
+  QSPEC_DEVICE void start_turn(SharedPlace to, int turn, const SplitPlaces& places) const {
     QSPEC_NO_UNROLL
-    for (int i = has_own_tile() ? member & 1 : 0; i < 2; i += has_own_tile() ? 2 : 1) copies().start(to + i * tiles.bytes(), 2 * pair + i, places);
+    for (int i = has_own_tile() ? member & 1 : 0; i < kAtOnce; i += has_own_tile() ? 2 : 1) copies().start(to + i * tiles.bytes(), kAtOnce * turn + i, places);
     commit_async();
   }
-  // The first pairs of a split that nobody has fetched yet.
+  // The first turns of a split that nobody has fetched yet.
   QSPEC_DEVICE void start_split(TileRing ring, const SplitPlaces& places) const {
     QSPEC_NO_UNROLL
-    for (int pair = 0; pair < ring.ahead; ++pair) start_pair(ring.next(pair_bytes()), pair, places);
+    for (int turn = 0; turn < ring.ahead; ++turn) start_turn(ring.next(turn_bytes()), turn, places);
   }
-  // Before pair `pair` of the split (K first) is used: waits for it, and lets the pair after those on their way be copied to the freed place.
-  QSPEC_DEVICE SharedPlace next_pair(int pair, TileRing* ring, const SplitPlaces& places, const SplitPlaces& next_places) const {
+  // Before turn `turn` of the split (K first): waits for its tiles, and lets those after the ones on their way be copied to the freed place.
+  QSPEC_DEVICE SharedPlace next_turn(int turn, TileRing* ring, const SplitPlaces& places, const SplitPlaces& next_places) const {
     ring->wait();
     sync_tiles();
-    const int last = pair + not_hoisted(ring->ahead);  // else what follows from it is kept for all pairs
-    start_pair(ring->freed, last % (2 * kSplitPairs), SplitPlaces::pick(last >= 2 * kSplitPairs, places, next_places));
-    return ring->next(pair_bytes());
+    const int last = turn + not_hoisted(ring->ahead);  // else what follows from it is kept for all turns
+    start_turn(ring->freed, last % (2 * kTurns), SplitPlaces::pick(last >= 2 * kTurns, places, next_places));
+    return ring->next(turn_bytes());
   }
 
-  // Scores (base 2) of `count` tiles: of each positions g and g + 8 (0, 1 and 2, 3) of columns 2t, 2t + 1.
-  template <int count>
-  QSPEC_DEVICE void score(SharedPlace pair, const Columns& columns, float (&scores)[count][4]) const {
-    QSPEC_UNROLL
-    for (int j = 0; j < count; ++j) scores[j][0] = scores[j][1] = scores[j][2] = scores[j][3] = 0;
-    tiles.template for_keys<count>(pair, lane, [&](int i, int j, const uint32_t (&k)[4]) { mma_bf16(scores[j], k, columns.query[i][0], columns.query[i][1]); });
-    const float scale = spec.scale * (has_codes ? kLog2E * kCodesAUnit : kLog2E);
-    QSPEC_UNROLL
-    for (int j = 0; j < count; ++j)
-      QSPEC_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const float factor = has_codes ? scale * shared_load_float(tiles.scale_at(pair + j * tiles.bytes(), lane / 4 + 8 * h)) : scale;
-        scores[j][2 * h] *= factor, scores[j][2 * h + 1] *= factor;
-      }
+  QSPEC_DEVICE Products products() const { return {spec, tiles, lane}; }
+  QSPEC_DEVICE void load_columns(int place, Columns (&columns)[kBlocks]) const {
+    products().load_columns(query_at(place), [&](int b) { return first_column(b); }, columns);
   }
-  // -infinity where a column doesn't see a position.
-  QSPEC_DEVICE void mask(int split, const Columns& columns, float (&scores)[kSplitPairs][2][4]) const {
-    const int begin = split * kSplitPositions, window = spec.sliding_window > 0 ? spec.sliding_window : INT32_MAX;
-    if (vote_all(begin + kSplitPositions - 1 <= columns.own[0] && begin + kSplitPositions - 1 <= columns.own[1] && window == INT32_MAX)) return;
-    QSPEC_UNROLL
-    for (int j = 0; j < kSplitTiles; ++j)
-      QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int position = begin + j * kTilePositions + lane / 4 + 8 * (i / 2), own = columns.own[i % 2];
-        if (position > own || own - position >= window) scores[j / 2][j % 2][i] = -INFINITY;
-      }
-  }
-  // Maxima over the split.
-  QSPEC_DEVICE void find_largest(const float (&scores)[kSplitPairs][2][4], float (&largest)[2]) const {
-    QSPEC_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      float m = -INFINITY;
-      QSPEC_UNROLL
-      for (int j = 0; j < kSplitTiles; ++j) m = fmaxf(m, fmaxf(scores[j / 2][j % 2][e], scores[j / 2][j % 2][2 + e]));
-      for (int mask = 4; mask < kWarp; mask *= 2) m = fmaxf(m, shuffle_xor(m, mask));
-      largest[e] = m;
-    }
-  }
-  // Weights and outputs, from step `first` on, of two tiles onto those before them.
-  template <int count>
-  QSPEC_DEVICE void attend(SharedPlace pair, const float (&weights)[2][4], int first, float (&ones)[4], AttentionSums<count>& sums) const {
-    uint32_t p[2][2];
-    QSPEC_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      float a[4] = {weights[j][0], weights[j][1], weights[j][2], weights[j][3]};
-      if constexpr (has_codes) {
-        QSPEC_UNROLL
-        for (int h = 0; h < 2; ++h) {
-          const float factor = shared_load_float(tiles.scale_at(pair + j * tiles.bytes(), lane / 4 + 8 * h)) * kCodesAUnit;
-          QSPEC_UNROLL
-          for (int e = 0; e < 2; ++e) sums.weight[e] += a[2 * h + e], a[2 * h + e] *= factor;
-        }
-      }
-      p[j][0] = transpose_matrix(pack_bf16(a[0], a[1])), p[j][1] = transpose_matrix(pack_bf16(a[2], a[3]));
-      if constexpr (!has_codes) {
-        const uint32_t one[4] = {kOnePair, kOnePair, kOnePair, kOnePair};
-        mma_bf16(ones, one, p[j][0], p[j][1]);
-      }
-    }
-    tiles.template for_values<count>(pair, lane, first, [&](int i, int j, const uint32_t (&v)[4]) { mma_bf16(sums.output[i], v, p[j][0], p[j][1]); });
-  }
-  QSPEC_DEVICE static void first_pair_leaves(float (&scores)[kSplitPairs][2][4]) {
-    static_assert(kSplitPairs == 2, "the other one takes its place");
-    QSPEC_UNROLL
-    for (int i = 0; i < 8; ++i) scores[0][i / 4][i % 4] = scores[1][i / 4][i % 4];
-  }
-  // A split onto those before it.
-  QSPEC_DEVICE void append_split(int split, int place, const SplitPlaces& places, const SplitPlaces& next_places, TileRing* ring, Sums* chunk) const {
-    Columns columns;
-    load_columns(place, &columns);
+  // The sums of a split.
+  QSPEC_DEVICE void sum_split(int split, int place, const SplitPlaces& places, const SplitPlaces& next_places, TileRing* ring, Sums& one) const {
+    if constexpr (is_wide) return sum_wide_split(split, place, places, next_places, ring, one);
+    Columns columns[kBlocks];
+    load_columns(place, columns);
     // Loops, though they are short: few have been here since the weights of a layer went by, so every instruction comes from far.
-    float scores[kSplitPairs][2][4], ones[4] = {0, 0, 0, 0}, least[2];
-    Sums one;
+    typename Products::Scores scores;
+    float ones[kBlocks][4] = {}, least[kBlocks][2];
     one.clear();
-    scores[1][0][0] = scores[1][0][1] = scores[1][0][2] = scores[1][0][3] = scores[1][1][0] = scores[1][1][1] = scores[1][1][2] = scores[1][1][3] = 0;
-    QSPEC_NO_UNROLL
-    for (int j = 0; j < kSplitPairs; ++j) {
-      first_pair_leaves(scores);
-      score(next_pair(j, ring, places, next_places), columns, scores[kSplitPairs - 1]);
-    }
-    mask(split, columns, scores);
-    find_largest(scores, one.largest);
     QSPEC_UNROLL
-    for (int e = 0; e < 2; ++e) least[e] = one.largest[e] == -INFINITY ? 0 : one.largest[e];
-    QSPEC_NO_UNROLL
-    for (int j = 0; j < kSplitPairs; ++j) {
+    for (int turn = 0; turn < kTurns; ++turn)
       QSPEC_UNROLL
-      for (int i = 0; i < 8; ++i) scores[0][i / 4][i % 4] = exp2_fast(scores[0][i / 4][i % 4] - least[i % 2]);
-      attend(next_pair(kSplitPairs + j, ring, places, next_places), scores[0], 0, ones, one);
-      first_pair_leaves(scores);
+      for (int i = 0; i < 4 * kBlocks * kAtOnce; ++i) scores[turn][i / 4 / kAtOnce][i / 4 % kAtOnce][i % 4] = 0;
+    QSPEC_NO_UNROLL
+    for (int j = 0; j < kTurns; ++j) {
+      Products::first_turn_leaves(scores);
+      products().score(next_turn(j, ring, places, next_places), columns, scores[kTurns - 1]);
     }
-    finish_weights(ones, &one);
-    chunk->append(one);
+    products().end_scores(split, columns, scores, one, least);
+    QSPEC_NO_UNROLL
+    for (int j = 0; j < kTurns; ++j) {
+      Products::make_weights(scores[0], least);
+      const SharedPlace at = next_turn(kTurns + j, ring, places, next_places);
+      typename Products::Operands p;
+      products().take_weights(at, scores[0], p, ones, one);
+      products().attend(at, p, 0, one);
+      Products::first_turn_leaves(scores);
+    }
+    Products::finish_weights(ones, one);
   }
-  template <int count>
-  QSPEC_DEVICE static void finish_weights(const float (&ones)[4], AttentionSums<count>* sums) {
-    QSPEC_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      if constexpr (!has_codes) {
-        sums->weight[e] = ones[e];
-      } else {
-        for (int mask = 4; mask < kWarp; mask *= 2) sums->weight[e] += shuffle_xor(sums->weight[e], mask);
-      }
+  // The same without loops, whose scores would have to move up; and with weights that take half the registers as soon as they can: outputs need them.
+  QSPEC_DEVICE void sum_wide_split(int split, int place, const SplitPlaces& places, const SplitPlaces& next_places, TileRing* ring, Sums& one) const {
+    typename Products::Scores scores;
+    float ones[kBlocks][4] = {}, least[kBlocks][2];
+    {
+      Columns columns[kBlocks];
+      load_columns(place, columns);
+      QSPEC_UNROLL
+      for (int j = 0; j < kTurns; ++j) products().score(next_turn(j, ring, places, next_places), columns, scores[j]);
+      one.clear();
+      products().end_scores(split, columns, scores, one, least);
     }
+    typename Products::Operands p[kTurns];
+    QSPEC_UNROLL
+    for (int j = 0; j < kTurns; ++j) {
+      Products::make_weights(scores[j], least);
+      if constexpr (!has_codes) products().take_weights(SharedPlace{}, scores[j], p[j], ones, one);
+    }
+    QSPEC_UNROLL
+    for (int j = 0; j < kTurns; ++j) {
+      const SharedPlace at = next_turn(kTurns + j, ring, places, next_places);
+      if constexpr (has_codes) products().take_weights(at, scores[j], p[j], ones, one);
+      products().attend(at, p[j], 0, one);
+    }
+    Products::finish_weights(ones, one);
   }
 
   // ---- One split, a tile a warp ----
@@ -337,39 +287,41 @@ struct AttentionPhase {
   }
   // When the tiles of K are there for all. Each warp finds a tile's scores, then with everybody's all weights, and a quarter of the dims.
   QSPEC_DEVICE Part take_tiles(const Work& now) const {
-    Columns columns;
-    load_columns(now.place, &columns);
-    float own[1][4], scores[kSplitPairs][2][4], ones[4] = {0, 0, 0, 0}, least[2];
-    score<1>(base + member * tiles.bytes(), columns, own);
-    shared_store_16(scores_at(member) + lane * 16, uint4{bits_of_float(own[0][0]), bits_of_float(own[0][1]), bits_of_float(own[0][2]), bits_of_float(own[0][3])});
+    Columns columns[kBlocks];
+    load_columns(now.place, columns);
+    typename Products::Scores scores;
+    float own[kBlocks][1][4], ones[kBlocks][4] = {}, least[kBlocks][2];
+    products().template score<1>(base + member * tiles.bytes(), columns, own);
+    const float(&tile)[4] = own[0][0];
+    shared_store_16(scores_at(member) + lane * 16, uint4{bits_of_float(tile[0]), bits_of_float(tile[1]), bits_of_float(tile[2]), bits_of_float(tile[3])});
     wait_async<0>();
     sync();
     QSPEC_UNROLL
     for (int j = 0; j < kSplitTiles; ++j) {
       const uint4 words = shared_load_16(scores_at(j) + lane * 16);
       QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) scores[j / 2][j % 2][i] = float_of_bits(word_of(words, i));
+      for (int i = 0; i < 4; ++i) scores[j / 2][0][j % 2][i] = float_of_bits(word_of(words, i));
     }
-    mask(now.begin, columns, scores);
     Part one;
     one.clear();
-    find_largest(scores, one.largest);
-    QSPEC_UNROLL
-    for (int e = 0; e < 2; ++e) least[e] = one.largest[e] == -INFINITY ? 0 : one.largest[e];
+    products().end_scores(now.begin, columns, scores, one, least);
     QSPEC_UNROLL
     for (int j = 0; j < kSplitPairs; ++j) {
-      QSPEC_UNROLL
-      for (int i = 0; i < 8; ++i) scores[j][i / 4][i % 4] = exp2_fast(scores[j][i / 4][i % 4] - least[i % 2]);
-      attend(base + (kSplitTiles + 2 * j) * tiles.bytes(), scores[j], part_step(0), ones, one);
+      const SharedPlace at = base + (kSplitTiles + 2 * j) * tiles.bytes();
+      typename Products::Operands p;
+      Products::make_weights(scores[j], least);
+      products().take_weights(at, scores[j], p, ones, one);
+      products().attend(at, p, part_step(0), one);
     }
-    finish_weights(ones, &one);
+    Products::finish_weights(ones, one);
     return one;
   }
 
   // ---- Sums of several splits ----
 
   // by_splits: the sums of `count` warps, folded in order; every warp gets its part of them. They pass through the place in each ring that is free now.
-  QSPEC_DEVICE Part combine(const Sums& own, const TileRing& ring, int count) const {
+  QSPEC_DEVICE Part combine(const Sums& all, const TileRing& ring, int count) const {
+    const AttentionSums<kSteps>& own = all.of[0];
     const SharedPlace at = ring.freed + lane * 4;
     const uint32_t behind = tiles.steps() * 4 * kWarp * 4;  // [columns] of maximum, weight
     sync_warp();  // all lanes are done with this place
@@ -390,7 +342,8 @@ struct AttentionPhase {
     QSPEC_NO_UNROLL
     for (int m = 0; m < count; ++m) {
       const SharedPlace from{shared_load_4(sums_place_at(m))};
-      Part next;
+      Part all_next;
+      AttentionSums<kPartSteps>& next = all_next.of[0];
       next.clear();
       QSPEC_UNROLL
       for (int e = 0; e < 2; ++e) {
@@ -404,6 +357,23 @@ struct AttentionPhase {
         QSPEC_UNROLL
         for (int e = 0; e < 4; ++e) next.output[s][e] = shared_load_float(from + lane * 4 + (4 * i + e) * kWarp * 4);
       }
+      sum.append(all_next);
+    }
+    sync();  // everyone is done with these places
+    return sum;
+  }
+  // is_wide: a warp's sums of a chunk.
+  QSPEC_DEVICE SharedSums<kSteps, kBlocks> chunk_sums(int of_member) const { return {query_at(2) + of_member * wide_sums_bytes(tiles.head_dims()) + lane * 16, tiles.steps()}; }
+  // The sums of `count` warps, folded in order; every warp gets its part of them.
+  QSPEC_DEVICE Part combine_wide(int count) const {
+    sync();
+    Part sum;
+    sum.clear();
+    QSPEC_NO_UNROLL
+    for (int m = 0; m < count; ++m) {
+      Part next;
+      next.clear();
+      chunk_sums(m).load_part(next, [&](int s) { return part_step(s); });
       sum.append(next);
     }
     sync();  // everyone is done with these places
@@ -422,13 +392,13 @@ struct AttentionPhase {
     const bool is_end = split + 1 == work.end;
     Sums sum;
     if (begin == work.begin || begin == segment) sum.clear();
-    else sum.load(saved_at(0));
+    else sum.of[0].load(saved_at(0));
     sum.append(chunk);
-    if (!is_end && begin + kChunkSplits != segment + kSegmentSplits) return sum.save(saved_at(0));
+    if (!is_end && begin + kChunkSplits != segment + kSegmentSplits) return sum.of[0].save(saved_at(0));
     if (by_segments || segment <= work.begin) chunk.clear();
-    else chunk.load(saved_at(1));
+    else chunk.of[0].load(saved_at(1));
     chunk.append(sum);
-    if (!is_end && !by_segments) chunk.save(saved_at(1));
+    if (!is_end && !by_segments) chunk.of[0].save(saved_at(1));
   }
 
   // ---- Results: [outputs | largest, weight] ----
@@ -440,27 +410,28 @@ struct AttentionPhase {
     return params.workspace.segment_results + ((static_cast<int64_t>(row) * batch.segment_stride + segment) * spec.num_heads + head) * (dim + kResultTail);
   }
 
-  // Calls `store(row, head, dim, outputs of dim and dim + 1, which of the lane's columns)`.
+  // Calls `store(row, head, dim, outputs of dim and dim + 1, block, which of the lane's columns of it)`.
   template <typename Store>
   QSPEC_DEVICE void for_results(const Part& part, const AttentionItem& item, int kv_head, const Store& store) const {
     QSPEC_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      const bool is_there = column(e) < item.num_rows * heads;
-      const int row = item.row_begin + row_of(column(e)), head = head_of(column(e), kv_head);
+    for (int i = 0; i < 2 * kBlocks; ++i) {
+      const int b = i / 2, e = i % 2, of = column(b, e);
+      const bool is_there = of < item.num_rows * heads;
+      const int row = item.row_begin + row_of(of), head = head_of(of, kv_head);
       QSPEC_UNROLL
       for (int s = 0; s < kPartSteps; ++s) {
         if (part_step(s) >= tiles.steps()) break;
-        const DimPair pair = tiles.dim_pair(part.output[s], part_step(s), e, lane);
-        if (is_there) store(row, head, pair.dim, pair.values, e);
+        const DimPair pair = tiles.dim_pair(part.of[b].output[s], part_step(s), e, lane);
+        if (is_there) store(row, head, pair.dim, pair.values, b, e);
       }
     }
   }
   // Of a whole segment, or of an item that is part of one.
   QSPEC_DEVICE void store_part(const Part& part, const AttentionItem& item, int kv_head, bool is_segment, int segment) const {
-    for_results(part, item, kv_head, [&](int row, int head, int at, float2 two, int e) {
+    for_results(part, item, kv_head, [&](int row, int head, int at, float2 two, int b, int e) {
       float* p = is_segment ? segment_result(row, segment, head) : item_result(row, item.result, head);
       store_l2(reinterpret_cast<float2*>(p + at), two);
-      if (at == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{part.largest[e], part.weight[e]});
+      if (at == 0) store_l2(reinterpret_cast<float2*>(p + dim), float2{part.of[b].largest[e], part.of[b].weight[e]});
     });
   }
 
@@ -633,14 +604,14 @@ struct AttentionPhase {
     const AttentionFold& fold = fold_of(work);
     const bool is_end = end == work.end;
     if (is_end && fold.num_items == 1 && fold.num_segments == 1)  // an item that is all there is to its columns
-      return for_results(part, item(work), work.kv_head, [&](int row, int head, int at, float2 two, int e) { store_attended(row, head, at, two, part.weight[e]); });
+      return for_results(part, item(work), work.kv_head, [&](int row, int head, int at, float2 two, int b, int e) { store_attended(row, head, at, two, part.of[b].weight[e]); });
     store_part(part, item(work), work.kv_head, fold.num_items == 1, (end - 1) / kSegmentSplits);
     if (is_end) finish_item(item(work), fold, work.kv_head);
   }
 
   // ---- The phase ----
 
-  // The first pairs, whose slots are known since the launch began: before the phase's own input is there. Uses only what is not written by this launch.
+  // The first turns, whose slots are known since the launch began: before the phase's own input is there. Uses only what is not written by this launch.
   QSPEC_DEVICE void fetch_first() const {
     if (!has_work()) return;
     const Work work = first_work();
@@ -651,7 +622,7 @@ struct AttentionPhase {
     if (position + kWarp >= first_new && places.high != kAbsent) places.high = kWrittenHere;
     places.find_neighbours();
     if constexpr (by_tiles) return start_tiles(places);
-    start_split(TileRing(ring_at(member), params.attention.ring_pairs, pair_bytes()), places);
+    start_split(TileRing(ring_at(member), params.attention.ring_turns, turn_bytes()), places);
   }
   QSPEC_DEVICE SplitPlaces first_places(const Work& work) const {
     const int32_t* slots = start.slots[team * team_warps() + (by_splits ? member : 0)];
@@ -661,10 +632,10 @@ struct AttentionPhase {
   struct Stream {  // of this warp's splits
     TileRing ring;
     SplitPlaces places;  // of the next one
-    bool is_fetched;     // its first pairs are on their way
+    bool is_fetched;     // its first turns are on their way
   };
-  // Appends a split of `now`; the split after it may be one of `next`.
-  QSPEC_DEVICE void take_split(const Work& now, int split, const Work& next, bool has_next, Stream* stream, Sums* chunk) const {
+  // The sums of a split of `now`; the split after it may be one of `next`.
+  QSPEC_DEVICE void take_split(const Work& now, int split, const Work& next, bool has_next, Stream* stream, Sums& one) const {
     if (!stream->is_fetched) {
       stream->places = find_places(now, split);
       start_split(stream->ring, stream->places);
@@ -674,7 +645,14 @@ struct AttentionPhase {
     const SplitPlaces places = stream->places;
     stream->is_fetched = !is_in_next || (has_next && of_next < next.end);
     stream->places = stream->is_fetched ? find_places(is_in_next ? next : now, is_in_next ? of_next : following) : SplitPlaces::nothing();
-    append_split(split, now.place, places, stream->places, &stream->ring, chunk);
+    sum_split(split, now.place, places, stream->places, &stream->ring, one);
+  }
+  // Onto those before it; `is_first`: there are none.
+  QSPEC_DEVICE void append_split(const Work& now, int split, const Work& next, bool has_next, Stream* stream, Sums& chunk, bool is_first) const {
+    Sums one;
+    take_split(now, split, next, has_next, stream, one);
+    if constexpr (is_wide) chunk_sums(member).append(one, is_first);
+    else chunk.append(one);
   }
   QSPEC_DEVICE void take_item(const Work& now, const Work& next, bool has_next, Stream* stream) const {
     Sums chunk;
@@ -696,9 +674,11 @@ struct AttentionPhase {
         chunk.clear();
         const int first = unit + member * of_warp, end = std::min(first + of_warp, now.end);
         QSPEC_NO_UNROLL
-        for (int split = first; split < end; ++split) take_split(now, split, next, has_next, stream, &chunk);
+        for (int split = first; split < end; ++split) append_split(now, split, next, has_next, stream, chunk, split == first);
         stamp_clock(params, index, 2);
-        total.append(combine(chunk, stream->ring, std::min((now.end - unit + of_warp - 1) / of_warp, team_warps())));
+        const int members = std::min((now.end - unit + of_warp - 1) / of_warp, team_warps());
+        if constexpr (is_wide) total.append(combine_wide(members));
+        else total.append(combine(chunk, stream->ring, members));
         const int done = std::min(unit + kMaxTeamWarps * of_warp, now.end);
         if (done < now.end && !item(now).by_segments) continue;
         stamp_clock(params, index, 3);
@@ -709,7 +689,7 @@ struct AttentionPhase {
       chunk.clear();
       QSPEC_NO_UNROLL
       for (int split = now.begin; split < now.end; ++split) {
-        take_split(now, split, next, has_next, stream, &chunk);
+        append_split(now, split, next, has_next, stream, chunk, false);
         if ((split + 1) % kChunkSplits != 0 && split + 1 < now.end) continue;
         const bool by_segments = item(now).by_segments;
         if (now.end - now.begin > kChunkSplits) append_chunk(now, split, by_segments, chunk);
@@ -722,7 +702,7 @@ struct AttentionPhase {
   QSPEC_DEVICE void run() const {
     if (!has_work()) return;
     Work now = first_work(), next = now;
-    Stream stream{TileRing(ring_at(member), params.attention.ring_pairs, pair_bytes()), SplitPlaces::nothing(), first_split(now) < now.end};
+    Stream stream{TileRing(ring_at(member), params.attention.ring_turns, turn_bytes()), SplitPlaces::nothing(), first_split(now) < now.end};
     bool has_next = true;
     stamp_clock(params, index, 0);
     QSPEC_NO_UNROLL
@@ -777,9 +757,22 @@ QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
   }
   do_attention<is_first, codes, head_dim, TeamWay::kColumns, may_post<n8>()>(params, index);
 }
+// Of teams whose warps have sixteen columns, of all formats: called from one place, since each place that calls costs the kernel's own loop registers.
+template <bool is_first, bool may_post>
+QSPEC_DEVICE_CALL void call_wide_attention(int index) {
+  const AttentionSpec& spec = phase_at(index).attention;
+  constexpr TeamWay way = TeamWay::kWideSplits;
+  if (spec.cache.format == KvFormat::kInt8) call_attention<is_first, CacheCodes::kInt8, kMaxHeadDim, way, may_post>(index);
+  else if (spec.cache.format == KvFormat::kInt8Nested) call_attention<is_first, CacheCodes::kNibbles, kMaxHeadDim, way, may_post>(index);
+  else if (spec.head_dim == kMaxHeadDim) call_attention<is_first, CacheCodes::kNone, kMaxHeadDim, way, may_post>(index);
+  else call_attention<is_first, CacheCodes::kNone, 64, way, may_post>(index);
+}
 template <bool is_first, int n8>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
+  if constexpr (may_be_wide<n8>()) {
+    if (params.attention.way == TeamWay::kWideSplits) return call_wide_attention<is_first, may_post<n8>()>(index);
+  }
   if (spec.cache.format == KvFormat::kBf16) {
     if (spec.head_dim == 128) do_attention<is_first, n8, CacheCodes::kNone, 128>(params, index);
     else if (spec.head_dim == 64) do_attention<is_first, n8, CacheCodes::kNone, 64>(params, index);

@@ -5,21 +5,21 @@
 
 namespace qspec::cuda {
 
-// Pairs of tiles in shared memory: while one is being used, the others are on their way, a group of copies each.
+// Tiles in shared memory, a turn's together: while those of one are being used, others are on their way, a group of copies each.
 struct TileRing {
   SharedPlace begin, end;
-  SharedPlace freed;  // where the pair lay that was used last, and from next() on lies
-  int ahead;          // pairs on their way
+  SharedPlace freed;  // where the tiles lay that were used last, and from next() on lie
+  int ahead;          // turns on their way
 
-  QSPEC_DEVICE TileRing(SharedPlace base, int pairs, int pair_bytes) : begin(base), end(base + pairs * pair_bytes), freed(base + (pairs - 1) * pair_bytes), ahead(pairs - 1) {}
-  // Until this thread's copies of the next pair are there.
+  QSPEC_DEVICE TileRing(SharedPlace base, int turns, int turn_bytes) : begin(base), end(base + turns * turn_bytes), freed(base + (turns - 1) * turn_bytes), ahead(turns - 1) {}
+  // Until this thread's copies of the next turn are there.
   QSPEC_DEVICE void wait() const {
     if (ahead == 1) wait_async<0>();
     else if (ahead == 2) wait_async<1>();
     else wait_async<3>();
   }
-  QSPEC_DEVICE SharedPlace next(int pair_bytes) {
-    freed = freed + pair_bytes;
+  QSPEC_DEVICE SharedPlace next(int turn_bytes) {
+    freed = freed + turn_bytes;
     if (freed.address == end.address) freed = begin;
     return freed;
   }

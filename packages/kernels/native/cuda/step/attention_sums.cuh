@@ -56,6 +56,76 @@ struct AttentionSums {
   }
 };
 
+// The same of several blocks of eight columns.
+template <typename One, int blocks>
+struct OfBlocks {
+  One of[blocks];
+  QSPEC_DEVICE void clear() {
+    QSPEC_UNROLL
+    for (int b = 0; b < blocks; ++b) of[b].clear();
+  }
+  QSPEC_DEVICE void append(const OfBlocks& next) {
+    QSPEC_UNROLL
+    for (int b = 0; b < blocks; ++b) of[b].append(next.of[b]);
+  }
+};
+
+// A warp's sums of some blocks in shared memory: of a block its maxima and weights, then each step's outputs, 16 bytes a lane.
+template <int most_steps, int blocks>
+struct SharedSums {
+  SharedPlace at;  // this lane's
+  int steps;       // up to most_steps
+
+  QSPEC_DEVICE SharedPlace tail_at(int b) const { return at + b * (1 + steps) * kWarp * 16; }
+  QSPEC_DEVICE SharedPlace step_at(int b, int step) const { return tail_at(b) + (1 + step) * kWarp * 16; }
+  // Onto what is there; `is_first`: nothing is.
+  QSPEC_DEVICE void append(const OfBlocks<AttentionSums<most_steps>, blocks>& all, bool is_first) const {
+    QSPEC_UNROLL
+    for (int b = 0; b < blocks; ++b) {
+      const AttentionSums<most_steps>& next = all.of[b];
+      AttentionSums<1> sum;  // of a step at a time
+      sum.clear();
+      if (!is_first) load_tail(tail_at(b), sum);
+      FoldFactors factors[2];
+      QSPEC_UNROLL
+      for (int e = 0; e < 2; ++e) factors[e] = fold_factors(sum.largest[e], next.largest[e]), sum.weight[e] = fold(factors[e], sum.weight[e], next.weight[e]);
+      shared_store_16(tail_at(b), uint4{bits_of_float(factors[0].largest), bits_of_float(factors[1].largest), bits_of_float(sum.weight[0]), bits_of_float(sum.weight[1])});
+      QSPEC_UNROLL
+      for (int i = 0; i < most_steps; ++i) {
+        if (i >= steps) break;
+        if (!is_first) load_step(step_at(b, i), sum.output[0]);
+        float v[4];
+        QSPEC_UNROLL
+        for (int e = 0; e < 4; ++e) v[e] = fold(factors[e % 2], sum.output[0][e], next.output[i][e]);
+        shared_store_16(step_at(b, i), uint4{bits_of_float(v[0]), bits_of_float(v[1]), bits_of_float(v[2]), bits_of_float(v[3])});
+      }
+    }
+  }
+  // `part`: of steps `step_of(0)`, `step_of(1)`, … those that there are.
+  template <int count, typename StepOf>
+  QSPEC_DEVICE void load_part(OfBlocks<AttentionSums<count>, blocks>& part, const StepOf& step_of) const {
+    QSPEC_UNROLL
+    for (int b = 0; b < blocks; ++b) {
+      load_tail(tail_at(b), part.of[b]);
+      QSPEC_UNROLL
+      for (int s = 0; s < count; ++s)
+        if (step_of(s) < steps) load_step(step_at(b, step_of(s)), part.of[b].output[s]);
+    }
+  }
+
+ private:
+  template <int count>
+  QSPEC_DEVICE static void load_tail(SharedPlace from, AttentionSums<count>& sums) {
+    const uint4 tail = shared_load_16(from);
+    sums.largest[0] = float_of_bits(tail.x), sums.largest[1] = float_of_bits(tail.y), sums.weight[0] = float_of_bits(tail.z), sums.weight[1] = float_of_bits(tail.w);
+  }
+  QSPEC_DEVICE static void load_step(SharedPlace from, float (&output)[4]) {
+    const uint4 words = shared_load_16(from);
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) output[e] = float_of_bits(word_of(words, e));
+  }
+};
+
 // Of one column, four outputs.
 struct FoldedOutputs {
   float value[4], largest, weight;

@@ -122,19 +122,19 @@ struct CacheTiles {
     visit(step, tile, a);
   }
 
-  // The same for `count` steps of 16 dims from step `first` on, of two tiles of V; `visit` counts them from there. Which dims these are: see dim_pair().
-  template <int count, typename Visit>
+  // The same for `count` steps of 16 dims from step `first` on, of `tiles` tiles of V; `visit` counts them from there. Which dims these are: see dim_pair().
+  template <int count, int tiles, typename Visit>
   QSPEC_DEVICE void for_values(SharedPlace pair, int lane, int first, const Visit& visit) const {
     if constexpr (codes == CacheCodes::kNone) {
       const SharedPlace at = pair + ((not_hoisted(lane) & 7) + (not_hoisted(lane) >> 4 << 3)) * row_bytes() + (not_hoisted(lane) & 8) * 2;
       QSPEC_UNROLL
       for (int i = 0; i < count; ++i) {
         if (first + i >= steps()) break;
-        uint32_t a[2][4];
+        uint32_t a[tiles][4];
         QSPEC_UNROLL
-        for (int j = 0; j < 2; ++j) load_matrix_x4_transposed(a[j], at + j * bytes() + (first + i) * 32);
+        for (int j = 0; j < tiles; ++j) load_matrix_x4_transposed(a[j], at + j * bytes() + (first + i) * 32);
         QSPEC_UNROLL
-        for (int j = 0; j < 2; ++j) visit(i, j, a[j]);
+        for (int j = 0; j < tiles; ++j) visit(i, j, a[j]);
       }
     } else {
       const SharedPlace at = pair + (not_hoisted(lane) & 15) * row_bytes() + (not_hoisted(lane) & 16);
@@ -143,12 +143,12 @@ struct CacheTiles {
       QSPEC_UNROLL
       for (int i = 0; i < count; i += kLoadSteps) {
         if (first + i >= steps()) break;
-        uint32_t m[2][4], low[2][4];
+        uint32_t m[tiles][4], low[tiles][4];
         QSPEC_UNROLL
-        for (int j = 0; j < 2; ++j) load_matrix_x4_transposed(m[j], at + j * bytes() + (first + i) / kLoadSteps * 32);
+        for (int j = 0; j < tiles; ++j) load_matrix_x4_transposed(m[j], at + j * bytes() + (first + i) / kLoadSteps * 32);
         load_low<true>(low, at + (first + i) / kLoadSteps * 32);
         QSPEC_UNROLL
-        for (int j = 0; j < 2; ++j)
+        for (int j = 0; j < tiles; ++j)
           QSPEC_UNROLL
           for (int c = 0; c < 2; ++c) {  // m[j][2c]: positions 0 … 7, m[j][2c + 1]: 8 … 15
             if constexpr (codes == CacheCodes::kInt8) {

@@ -16,7 +16,7 @@ constexpr int kSplitPositions = 64;  // attention is summed over splits of this 
 constexpr int kChunkSplits = 4;      // chunks of a segment in order,
 constexpr int kSegmentSplits = 16;   // segments in order; however many of them one item takes
 constexpr int kResultTail = 4;       // floats behind a result's outputs: maximum, weight, two unused
-constexpr int kTilePositions = 16, kSplitTiles = kSplitPositions / kTilePositions, kSplitPairs = kSplitTiles / 2;  // pairs of tiles are copied together
+constexpr int kTilePositions = 16, kSplitTiles = kSplitPositions / kTilePositions, kSplitPairs = kSplitTiles / 2;
 constexpr int kWarpColumns = 8;      // query columns, (row, head) pairs, of a warp
 constexpr int kMaxTeamWarps = 4;     // that take items of attention together
 constexpr int kQueryColumns = kMaxTeamWarps * kWarpColumns;
@@ -217,36 +217,45 @@ struct alignas(16) AttentionFold {
 };
 
 // What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring
-// each), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once).
-enum class TeamWay : int32_t { kColumns, kSplits, kTiles };
-// How a block's warps take part in attention: in teams of so many. Of a ring's pairs of tiles one is being used, the others are on their way.
+// each; or up to sixteen columns), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once).
+enum class TeamWay : int32_t { kColumns, kSplits, kTiles, kWideSplits };
+QSPEC_HOST_DEVICE constexpr bool is_by_splits(TeamWay way) { return way == TeamWay::kSplits || way == TeamWay::kWideSplits; }
+// Blocks of eight query columns that each warp has; and the tiles of a turn, which are copied, waited for and used together. Two blocks leave registers for one;
+// where warps meet for each turn, they are all of a split's K, or V.
+QSPEC_HOST_DEVICE constexpr int column_blocks(TeamWay way) { return way == TeamWay::kWideSplits ? 2 : 1; }
+QSPEC_HOST_DEVICE constexpr int tiles_at_once(TeamWay way) { return way == TeamWay::kWideSplits ? 1 : way == TeamWay::kColumns ? 4 : 2; }
+// How a block's warps take part in attention: in teams of so many. Of a ring's turns one is being used, the others are on their way.
 struct TeamShare {
   TeamWay way;
   int32_t team_warps, num_teams;
-  int32_t ring_pairs;  // one of kRingPairs, or kSplitPairs of K and of V
+  int32_t ring_turns;  // of tiles_at_once() each: one of kRingTurns, or (kTiles) all of a split
   int32_t team_bytes;  // of shared memory
 };
-constexpr int kRingPairs[] = {5, 3, 2};  // the first: a split, and the pair that is being used
+constexpr int kRingTurns[] = {5, 3, 2};
 // A tile's rows are 16 bytes longer than what they hold, so that the same 16 bytes of eight rows lie in different banks; behind them lie their scales (codes).
 QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { return head_dim * (has_codes ? 1 : 2) + 16; }
 QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
 QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
-QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) { return way == TeamWay::kColumns ? team_warps * kWarpColumns : kWarpColumns; }
+QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) { return (way == TeamWay::kColumns ? team_warps : column_blocks(way)) * kWarpColumns; }
+// Teams whose warps have sixteen columns: of head sizes with code of their own.
+QSPEC_HOST_DEVICE constexpr bool has_wide_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
 // Teams that take tiles: in launches of up to kMostFewRows rows, of this head_dim and not over nibble planes.
 constexpr int kTileTeamDim = 128;
 QSPEC_HOST_DEVICE constexpr bool has_tile_teams(int head_dim, KvFormat format) { return head_dim == kTileTeamDim && format != KvFormat::kInt8Nested; }
 constexpr int kTileScoreBytes = 32 * 16;                                                    // of a tile: a lane's scores
 constexpr int kFoldFactorBytes = (kSegmentSplits + kSegmentSplits / kChunkSplits) * 16;  // of a column
 // Of a team's rings; or of a split's tiles, where a segment's results are folded, too, four outputs a thread, with their factors.
-QSPEC_HOST_DEVICE constexpr int ring_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_pairs) {
-  const int rings = (way == TeamWay::kSplits ? team_warps : 1) * ring_pairs * 2 * tile_bytes(head_dim, has_codes);
+QSPEC_HOST_DEVICE constexpr int ring_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_turns) {
+  const int rings = (is_by_splits(way) ? team_warps : 1) * ring_turns * tiles_at_once(way) * tile_bytes(head_dim, has_codes);
   const int results = way == TeamWay::kTiles ? kSegmentSplits * team_warps * 32 * 16 + team_warps * kFoldFactorBytes : 0;
   return rings > results ? rings : results;
 }
-// Of shared memory: rings, bfloat16 queries of two items, and a word a warp, or its tile's scores.
-QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_pairs) {
-  return ring_bytes(head_dim, has_codes, way, team_warps, ring_pairs) + 2 * team_columns(way, team_warps) * query_row_bytes(head_dim) +
-         (way == TeamWay::kTiles ? team_warps * kTileScoreBytes : 16);
+// Of a warp's sixteen columns, over a chunk: maxima and weights, then outputs.
+QSPEC_HOST_DEVICE constexpr int wide_sums_bytes(int head_dim) { return column_blocks(TeamWay::kWideSplits) * (1 + head_dim / 16) * 32 * 16; }
+// Of shared memory: rings, bfloat16 queries of two items, and a word a warp, its tile's scores or its sums of a chunk.
+QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_turns) {
+  return ring_bytes(head_dim, has_codes, way, team_warps, ring_turns) + 2 * team_columns(way, team_warps) * query_row_bytes(head_dim) +
+         (way == TeamWay::kTiles ? team_warps * kTileScoreBytes : way == TeamWay::kWideSplits ? team_warps * wide_sums_bytes(head_dim) : 16);
 }
 // A team that takes splits takes a chunk's, or, of a longer item, a segment's chunks. A warp's first split, which may lie past the item's end:
 QSPEC_HOST_DEVICE constexpr bool is_long_item(int begin, int end) { return end - begin > kChunkSplits; }

@@ -38,6 +38,11 @@ template <int n8>
 constexpr bool may_take_tiles() {
   return n8 == kFewRows || n8 == kOneRow;
 }
+// Their warps may have sixteen query columns (TeamWay::kWideSplits). Where words are waited for that slows down all else: 1 to 2 % of a step.
+template <int n8>
+constexpr bool may_be_wide() {
+  return !may_post<n8>();
+}
 // A job is a warpgroup's, each warp with a row-tile of its own.
 template <int n8>
 constexpr bool is_by_groups(GemmMode mode) {
@@ -178,7 +183,7 @@ QSPEC_DEVICE void start_attention(const StepBatch& batch, const TeamShare& share
     if (first >= batch.num_items * batch.num_kv_heads) continue;
     const AttentionItem item = load_struct(batch.items + first / batch.num_kv_heads);
     if (i == 0 && member == 0) start.items[team] = item, start.folds[team] = load_struct(batch.folds + item.fold);
-    const int split = share.way == TeamWay::kSplits ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
+    const int split = is_by_splits(share.way) ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
     start.slots[warp][i] = slot_of_position(batch, item, position);
   }
 }

@@ -293,13 +293,17 @@ QSPEC_TEST(long_context_of_head_dim_128_gives_the_same_bits_in_any_chunks) {
   check_long_context("int8 cache, head_dim 128", shape, KvFormat::kInt8, 1, 330, {63, 64, 150, 329});
 }
 
-// What a row at the end of `positions` of one sequence, or of several, is planned as on 132 multiprocessors.
-cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat format) {
-  const cuda::AttentionGeometry geometry{32, 8, 128, format, 132, 170 << 10, 8192, 1024, 1024};
+// What rows at the end of `positions` of one sequence, or of several, are planned as on 132 multiprocessors.
+cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat format, int rows_each = 1) {
+  const cuda::AttentionGeometry geometry{32, 8, 128, format, 132, 210 << 10, 8192, 1024, 1024};
   std::vector<cuda::SequenceRows> rows;
-  for (int i = 0; i < sequences; ++i) rows.push_back({i, i + 1, INT32_MAX, 0});
+  std::vector<int32_t> all;
+  for (int i = 0; i < sequences; ++i) {
+    rows.push_back({i * rows_each, (i + 1) * rows_each, INT32_MAX, 0});
+    for (int r = 0; r < rows_each; ++r) all.push_back(positions - rows_each + r);
+  }
   cuda::AttentionPlan plan;
-  QSPEC_EXPECT(cuda::plan_attention(rows, std::vector<int32_t>(sequences, positions - 1), geometry, false, &plan));
+  QSPEC_EXPECT(cuda::plan_attention(rows, all, geometry, false, &plan));
   return plan;
 }
 QSPEC_TEST(a_short_sequence_has_a_split_for_each_team) {
@@ -309,6 +313,15 @@ QSPEC_TEST(a_short_sequence_has_a_split_for_each_team) {
   QSPEC_EXPECT(plan_of_8b_model(8, 1024, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);  // more rows than kernels with such teams have
   QSPEC_EXPECT(plan_of_8b_model(4, 1024, KvFormat::kInt8).share.way == cuda::TeamWay::kSplits);  // more splits than teams
   QSPEC_EXPECT(plan_of_8b_model(4, 8192, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);  // there is enough to do for all without
+}
+// Four rows are sixteen columns, and read the cache once; where little is read, twice is sooner done.
+QSPEC_TEST(rows_of_long_sequences_share_what_is_read) {
+  for (const KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+    const cuda::AttentionPlan plan = plan_of_8b_model(8, 32768, format, 4);
+    QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kWideSplits && plan.items[0].num_rows == 4);
+  }
+  QSPEC_EXPECT(plan_of_8b_model(8, 32768, KvFormat::kBf16, 2).share.way == cuda::TeamWay::kSplits);  // eight columns
+  QSPEC_EXPECT(plan_of_8b_model(8, 256, KvFormat::kBf16, 4).share.way == cuda::TeamWay::kSplits);
 }
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
@@ -321,19 +334,20 @@ QSPEC_TEST(long_sequences_have_items_of_several_segments) {
   }
 }
 
-// On one multiprocessor a team's item is several of the five segments, on two or three it is one: each is handed in, and what they are folded to is the same.
+// On one multiprocessor a team's item is several of the five segments, on two or three it is one: each is handed in, and what they are folded to is the same. Eight
+// rows are shared out by sixteen columns on some of them, by eight on others.
 QSPEC_TEST(long_sequences_give_the_same_bits_however_they_are_shared_out) {
   constexpr int kPositions = 4 * 1024 + 70, kPages = 262;  // of 16
   std::vector<int32_t> pages;
   for (int i = 0; i < kPages; ++i) pages.push_back((i * 37 + 5) % kPages);
-  for (const int head_dim : {128, 32}) {
+  for (const int head_dim : {128, 64, 32}) {
     for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
       LlamaShape shape;
       shape.layers = 1, shape.heads = 4, shape.kv_heads = 1, shape.head_dim = head_dim;
       Model model(shape, all("bf16"), 0);
       SessionSpec spec;
       spec.num_pages = kPages, spec.kv = kv;
-      for (const int rows : {1, 5, 6}) {
+      for (const int rows : {1, 5, 8}) {
         std::vector<float> expected;
         for (const int blocks : {3, 2, 1}) {
           auto session = session_on_blocks(blocks, session_config(*cuda_backend(), model, spec));
