@@ -4,8 +4,8 @@
 // takes it. A warp has eight columns, all dims of them, and nothing to exchange with the others within a split.
 // - Up to eight columns (`by_splits`): the team's four warps take the four splits of a chunk, or the four chunks of a segment, each through a ring of tiles
 //   of its own, and fold what they have in shared memory.
-// - Up to sixteen columns (`is_wide`): the same with two blocks of eight columns a warp: what it reads of a tile serves both. Sums of a chunk don't fit its
-//   registers, too, and wait in shared memory.
+// - Up to sixteen columns, in launches of six rows and more (`is_wide`): the same with two blocks of eight columns a warp: what it reads of a tile serves both. Its
+//   registers don't hold the sums of a chunk, too: those wait in shared memory.
 // - Up to eight columns, where chunks leave multiprocessors without an item (`by_tiles`): an item is a split. Its four tiles are shared out for scores, its dims
 //   for outputs, so a warp's chain is a quarter as long; there is more to fold afterwards.
 // - More: each warp takes eight of the columns, and all use the same tiles.
