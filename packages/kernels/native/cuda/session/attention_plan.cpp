@@ -24,7 +24,7 @@ constexpr double kUnitTime = 1;                            // a further segment 
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
 constexpr int kMostTurns = 8;                              // of splits or chunks that are worth a try
-constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with the shortest rings and with longer ones: the rest is L1
+constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with up to eight columns and the shortest rings, and with longer ones: the rest is L1
 
 // So many teams with rings as long as there is room for; none where there isn't.
 TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
@@ -39,7 +39,7 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
     if (turns == kRingTurns[0] && way == TeamWay::kColumns) continue;  // a turn of theirs is all of a split's K, or V
     if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
   }
-  return share(kRingTurns[2], kMostTeamBytes);
+  return share(kRingTurns[2], way == TeamWay::kColumns ? geometry.room : kMostTeamBytes);
 }
 
 int num_splits_of(const SequenceRows& s, const std::vector<int32_t>& positions) { return positions[s.end - 1] / kSplitPositions + 1; }
