@@ -113,8 +113,10 @@ class Planner {
   double fold_cost(const TeamShare& share) const {
     if (share_ == Share::kRows) return 0;
     const int threads = share.team_warps * 32, outputs = block_rows_ * geometry_.num_heads / geometry_.num_kv_heads * geometry_.head_dim / 4;
-    const int of_segment = std::min(num_splits_, kSegmentSplits), results = share_ == Share::kSplit ? of_segment : share_ == Share::kChunk ? (of_segment + kChunkSplits - 1) / kChunkSplits : (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
-    return kFoldTime + kFoldTurnTime * ((outputs + threads - 1) / threads) * ((results + 7) / 8);
+    const int of_segment = std::min(num_splits_, kSegmentSplits), segments = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
+    const auto fold = [&](int results) { return kFoldTurnTime * ((outputs + threads - 1) / threads) * ((results + 7) / 8); };
+    if (share_ == Share::kSegments) return kFoldTime + fold(segments);
+    return kFoldTime + fold(share_ == Share::kSplit ? of_segment : (of_segment + kChunkSplits - 1) / kChunkSplits) + (segments > 1 ? fold(segments) : 0);
   }
 
   // Rows of a sequence that are items together.
