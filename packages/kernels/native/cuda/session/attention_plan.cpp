@@ -7,7 +7,8 @@ namespace qspec::cuda {
 
 namespace {
 
-// Microseconds, fitted to one layer of an 8B shape on an H200: 1 to 32 sequences of 1, 4 and 5 rows over 1k to 32k positions, shared out in all ways.
+// Microseconds, fitted to one layer of an 8B shape on an H200: 1 to 32 sequences of 1, 4 and 5 rows over 1k to 32k positions, shared out in all ways; what is of many columns
+// to 1 to 16 sequences of 4, 5 and 8 rows.
 struct FormatTimes {
   double split;  // of a split in one warp,
   double wide;   // so much more with sixteen columns,
@@ -33,10 +34,10 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
     if (static_cast<size_t>(num_teams) * bytes > std::min(geometry.room, most)) return {way, team_warps, 0, 0, 0};
     return {way, team_warps, num_teams, turns, bytes};
   };
-  if (way == TeamWay::kTiles) return share(2 * kSplitPairs, kMostTeamBytes);
+  if (way == TeamWay::kTiles) return share(split_turns(way), kMostTeamBytes);
   if (way == TeamWay::kWideSplits) return share(kRingTurns[1], geometry.room);
   for (const int turns : {kRingTurns[0], kRingTurns[1]}) {
-    if (turns == kRingTurns[0] && way == TeamWay::kColumns) continue;  // a turn of theirs is all of a split's K, or V
+    if (turns > split_turns(way) + 1) continue;  // a split, and the turn that is being used
     if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
   }
   return share(kRingTurns[2], way == TeamWay::kColumns ? geometry.room : kMostTeamBytes);

@@ -300,14 +300,14 @@ struct AttentionPhase {
     for (int j = 0; j < kSplitTiles; ++j) {
       const uint4 words = shared_load_16(scores_at(j) + lane * 16);
       QSPEC_UNROLL
-      for (int i = 0; i < 4; ++i) scores[j / 2][0][j % 2][i] = float_of_bits(word_of(words, i));
+      for (int i = 0; i < 4; ++i) scores[j / kAtOnce][0][j % kAtOnce][i] = float_of_bits(word_of(words, i));
     }
     Part one;
     one.clear();
     products().end_scores(now.begin, columns, scores, one, least);
     QSPEC_UNROLL
-    for (int j = 0; j < kSplitPairs; ++j) {
-      const SharedPlace at = base + (kSplitTiles + 2 * j) * tiles.bytes();
+    for (int j = 0; j < kTurns; ++j) {
+      const SharedPlace at = base + (kSplitTiles + kAtOnce * j) * tiles.bytes();
       typename Products::Operands p;
       Products::make_weights(scores[j], least);
       products().take_weights(at, scores[j], p, ones, one);
@@ -758,10 +758,11 @@ QSPEC_DEVICE void do_attention(const StepParams& params, int index) {
   do_attention<is_first, codes, head_dim, TeamWay::kColumns, may_post<n8>()>(params, index);
 }
 // Of teams whose warps have sixteen columns, of all formats: called from one place, since each place that calls costs the kernel's own loop registers.
-template <bool is_first, bool may_post>
+template <bool is_first>
 QSPEC_DEVICE_CALL void call_wide_attention(int index) {
   const AttentionSpec& spec = phase_at(index).attention;
   constexpr TeamWay way = TeamWay::kWideSplits;
+  constexpr bool may_post = false;  // see may_be_wide()
   if (spec.cache.format == KvFormat::kInt8) call_attention<is_first, CacheCodes::kInt8, kMaxHeadDim, way, may_post>(index);
   else if (spec.cache.format == KvFormat::kInt8Nested) call_attention<is_first, CacheCodes::kNibbles, kMaxHeadDim, way, may_post>(index);
   else if (spec.head_dim == kMaxHeadDim) call_attention<is_first, CacheCodes::kNone, kMaxHeadDim, way, may_post>(index);
@@ -771,7 +772,7 @@ template <bool is_first, int n8>
 QSPEC_DEVICE void run_attention(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
   if constexpr (may_be_wide<n8>()) {
-    if (params.attention.way == TeamWay::kWideSplits) return call_wide_attention<is_first, may_post<n8>()>(index);
+    if (params.attention.way == TeamWay::kWideSplits) return call_wide_attention<is_first>(index);
   }
   if (spec.cache.format == KvFormat::kBf16) {
     if (spec.head_dim == 128) do_attention<is_first, n8, CacheCodes::kNone, 128>(params, index);

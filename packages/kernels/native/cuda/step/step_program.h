@@ -16,7 +16,7 @@ constexpr int kSplitPositions = 64;  // attention is summed over splits of this 
 constexpr int kChunkSplits = 4;      // chunks of a segment in order,
 constexpr int kSegmentSplits = 16;   // segments in order; however many of them one item takes
 constexpr int kResultTail = 4;       // floats behind a result's outputs: maximum, weight, two unused
-constexpr int kTilePositions = 16, kSplitTiles = kSplitPositions / kTilePositions, kSplitPairs = kSplitTiles / 2;
+constexpr int kTilePositions = 16, kSplitTiles = kSplitPositions / kTilePositions;
 constexpr int kWarpColumns = 8;      // query columns, (row, head) pairs, of a warp
 constexpr int kMaxTeamWarps = 4;     // that take items of attention together
 constexpr int kQueryColumns = kMaxTeamWarps * kWarpColumns;
@@ -224,6 +224,7 @@ QSPEC_HOST_DEVICE constexpr bool is_by_splits(TeamWay way) { return way == TeamW
 // where warps meet for each turn, they are all of a split's K, or V.
 QSPEC_HOST_DEVICE constexpr int column_blocks(TeamWay way) { return way == TeamWay::kWideSplits ? 2 : 1; }
 QSPEC_HOST_DEVICE constexpr int tiles_at_once(TeamWay way) { return way == TeamWay::kWideSplits ? 1 : way == TeamWay::kColumns ? 4 : 2; }
+QSPEC_HOST_DEVICE constexpr int split_turns(TeamWay way) { return 2 * kSplitTiles / tiles_at_once(way); }  // K's, then V's
 // How a block's warps take part in attention: in teams of so many. Of a ring's turns one is being used, the others are on their way.
 struct TeamShare {
   TeamWay way;
@@ -237,7 +238,7 @@ QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { r
 QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
 QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
 QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) { return (way == TeamWay::kColumns ? team_warps : column_blocks(way)) * kWarpColumns; }
-// Teams whose warps have sixteen columns: of head sizes with code of their own.
+// Teams whose warps have sixteen columns: in launches of more than kPostedRows rows, of head sizes with code of their own.
 QSPEC_HOST_DEVICE constexpr bool has_wide_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
 // Teams that take tiles: in launches of up to kMostFewRows rows, of this head_dim and not over nibble planes.
 constexpr int kTileTeamDim = 128;

@@ -38,7 +38,7 @@ template <int n8>
 constexpr bool may_take_tiles() {
   return n8 == kFewRows || n8 == kOneRow;
 }
-// Their warps may have sixteen query columns (TeamWay::kWideSplits). Where words are waited for that slows down all else: 1 to 2 % of a step.
+// Warps of attention may have sixteen query columns (TeamWay::kWideSplits). Where words are waited for that slows down all else: 1 to 2 % of a step.
 template <int n8>
 constexpr bool may_be_wide() {
   return !may_post<n8>();
