@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kColumns = "device,commit,shape,target,draft,batch,context,rows,what,ms,limit_ms,share";
 constexpr int kGamma = 3;             // of speculative rounds
-constexpr int kPrefillTokens = 2048;  // of one sequence
+constexpr int kPrefillTokens[] = {2048, 8192};  // of one sequence
 constexpr int kRepeats = 15, kPrefillRepeats = 3;
 constexpr std::chrono::milliseconds kWarmUp{200};  // of a case
 
@@ -167,7 +167,9 @@ class PairingRun {
       : bench_(bench), pairing_(pairing), target_set_(target_set), draft_set_(draft_set) {}
 
   void run(const Case& c) { report(c.batch, c.context, measure(c)); }
-  void prefill() { report(1, kPrefillTokens, measure_prefill()); }
+  void prefill() {
+    for (const int tokens : kPrefillTokens) report(1, tokens, measure_prefill(tokens));
+  }
 
  private:
   void report(int batch, int context, const Status& status) const {
@@ -242,12 +244,12 @@ class PairingRun {
   }
 
   // All tokens of a prompt in one pass, logits of the last.
-  Status measure_prefill() {
-    QSPEC_RETURN_IF_ERROR(open(1, kPrefillTokens, kPrefillTokens));
+  Status measure_prefill(int tokens) {
+    QSPEC_RETURN_IF_ERROR(open(1, tokens, tokens));
     Timing pass;
-    QSPEC_RETURN_IF_ERROR(time_round(*session_, round_batch(bench_.shape.vocab, 1, kPrefillTokens, kPrefillTokens, 0, true), kPrefillRepeats, &pass));
-    bench_.line(pairing_.target, "none", 1, kPrefillTokens, kPrefillTokens, "prefill", pass.verify_ms, target_bytes_ + kv_);
-    std::printf("  %.0f tokens/s\n", kPrefillTokens / pass.verify_ms * 1e3);
+    QSPEC_RETURN_IF_ERROR(time_round(*session_, round_batch(bench_.shape.vocab, 1, tokens, tokens, 0, true), kPrefillRepeats, &pass));
+    bench_.line(pairing_.target, "none", 1, tokens, tokens, "prefill", pass.verify_ms, target_bytes_ + kv_);
+    std::printf("  %.0f tokens/s\n", tokens / pass.verify_ms * 1e3);
     return {};
   }
 

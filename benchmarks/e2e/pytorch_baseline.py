@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decode steps and one prefill of Llama models in plain PyTorch, captured in a CUDA graph: the outside baseline of the native step times.
+"""Decode steps and prefills of Llama models in plain PyTorch, captured in a CUDA graph: the outside baseline of the native step times.
 
     python3 pytorch_baseline.py --shape llama-3-8b --batches 1,8,32,64 --contexts 1024,8192,32768 --out x.csv --commit <id> [--int4] [--compile]
 
@@ -30,7 +30,7 @@ DEVICE = "cuda"
 EPS = 1e-5
 GROUP = 128  # int4 weights along K that share a scale
 RESERVE = 2 << 30  # bytes left to workspaces, activations and the graph
-PREFILL_TOKENS = 2048  # of one sequence
+PREFILL_TOKENS = (2048, 8192)  # of one sequence
 WARM_UP_SECONDS = 0.2  # of a case
 COLUMNS = "device,commit,torch,cuda,shape,weights,batch,context,rows,what,attention,ms,limit_ms,share,read_tb_s,copy_tb_s".split(",")
 
@@ -345,7 +345,7 @@ def bench_model(name: str, weights: str, args, bandwidth, writer) -> bool:
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         print(f"{name} {weights}: skipped, {first_line(error)}")
         return True
-    cases = [("decode", batch, context) for context in args.contexts for batch in args.batches] + [("prefill", 1, PREFILL_TOKENS)]
+    cases = [("decode", batch, context) for context in args.contexts for batch in args.batches] + [("prefill", 1, tokens) for tokens in PREFILL_TOKENS]
     is_good = True
     for what, batch, context in cases:
         case = f"{name} {weights} {what} batch {batch} context {context}"
@@ -407,7 +407,7 @@ def parse_arguments(argv=None):
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
 
-    parser = argparse.ArgumentParser(description="Decode steps and one prefill of Llama models in plain PyTorch, in a CUDA graph.")
+    parser = argparse.ArgumentParser(description="Decode steps and prefills of Llama models in plain PyTorch, in a CUDA graph.")
     parser.add_argument("--shape", default="llama-3-8b", choices=[*SHAPES, "all"])
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 64])
     parser.add_argument("--contexts", type=numbers, default=[1024, 8192, 32768])

@@ -490,6 +490,23 @@ inline void shared_store_4(SharedPlace at, uint32_t v) {
   emulator::progress();
 }
 #endif
+// What a thread wrote, or met in its warp, before such a store, those see who load its value so.
+QSPEC_DEVICE void shared_store_release(SharedPlace at, uint32_t v) {
+#if defined(__CUDACC__)
+  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(at.address), "r"(v) : "memory");
+#else
+  shared_store_4(at, v);
+#endif
+}
+QSPEC_DEVICE uint32_t shared_load_acquire(SharedPlace at) {
+#if defined(__CUDACC__)
+  uint32_t v;
+  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(v) : "r"(at.address) : "memory");
+  return v;
+#else
+  return shared_load_4(at);
+#endif
+}
 QSPEC_DEVICE uint4 shared_load_16(uint32_t offset) { return shared_load_16(shared_place(offset)); }
 QSPEC_DEVICE uint2 shared_load_8(uint32_t offset) { return shared_load_8(shared_place(offset)); }
 QSPEC_DEVICE uint32_t shared_load_4(uint32_t offset) { return shared_load_4(shared_place(offset)); }

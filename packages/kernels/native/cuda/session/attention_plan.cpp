@@ -21,6 +21,7 @@ constexpr double kColumnsTime = 1.8, kOfEachColumnsWarp = 0.26;
 constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding and handing in results,
 constexpr double kWideItemTime = 10;                       // with sixteen columns a warp,
 constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
+constexpr double kGroupItemTime = 17, kGroupSplitTime = 2.2, kGroupOfEach = 1.35;  // where a block takes an item; of a split, and so much more for each that it has under way
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
@@ -36,6 +37,7 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
   };
   if (way == TeamWay::kTiles) return share(split_turns(way), kMostTeamBytes);
   if (way == TeamWay::kWideSplits) return share(kRingTurns[1], geometry.room);
+  if (way == TeamWay::kGroups) return share(1, geometry.room);
   for (const int turns : {kRingTurns[0], kRingTurns[1]}) {
     if (turns > split_turns(way) + 1) continue;  // a split, and the turn that is being used
     if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
@@ -66,7 +68,7 @@ class Planner {
     out_->segment_stride = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
     out_->result_stride = out_->segment_stride * segment_results_;
     // Only the tail's results of a segment share: two segments' slots are enough, if it lies in one segment or two.
-    if (share_ == Share::kSegments) out_->result_stride = std::min(out_->result_stride, 2 * kSegmentSplits);
+    if (share_ == Share::kSegments) out_->result_stride = is_tree ? std::min(out_->result_stride, 2 * kSegmentSplits) : 1;  // or none
     int num_groups = 0, num_rows = 0;
     for (size_t s = 0; s < sequences_.size(); ++s) {
       num_rows = std::max(num_rows, sequences_[s].end);
@@ -101,6 +103,11 @@ class Planner {
     const int segments = (longest + kSegmentSplits - 1) / kSegmentSplits;
     const bool by_splits = is_by_splits(share.way), by_columns = share.way == TeamWay::kColumns, by_tiles = share.way == TeamWay::kTiles, is_wide = share.way == TeamWay::kWideSplits;
     if (by_tiles && turns > 1) return std::numeric_limits<double>::infinity();  // whole chunks take less
+    if (share.way == TeamWay::kGroups) {
+      const int chunks = (longest + kChunkSplits - 1) / kChunkSplits, of_group = std::min((chunks + kSplitGroups - 1) / kSplitGroups * kChunkSplits, longest);
+      const double split = kGroupSplitTime + kGroupOfEach * std::min(chunks, kSplitGroups);
+      return static_cast<double>(turns) * (kGroupItemTime + of_group * split + (segments - 1) * kUnitTime) + fold_cost(share);
+    }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
     const double readers = at_once * (by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
@@ -230,11 +237,12 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   const int heads = geometry.num_heads / geometry.num_kv_heads;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
-  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kColumns}) {
+  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
-    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : kMaxTeamWarps;
+    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
+    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps;
     if (most == 0) continue;
     const auto consider = [&](Share share, int item_segments) {
       AttentionPlan plan;

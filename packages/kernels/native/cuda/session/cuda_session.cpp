@@ -18,6 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxDraftSteps = 64;
 constexpr int kResultSlots = 4096;      // results of attention items that are kept at once
+constexpr int kPrefillSegments = 8;      // and at least of so many segments of kMaxStepRows rows: a share of the multiprocessors' work each, where there are few rows
 constexpr size_t kArenaBytes = size_t{1} << 20;
 constexpr int kNotThereByte = 0xff;     // four of them are kNotThere
 constexpr int kMaxPhases = 1024;  // that a profile can time
@@ -105,7 +106,7 @@ Status CudaSession::allocate_workspace() {
   if (heads == 0) heads = 1, head_dim = 32;
   const int max_splits = static_cast<int>(std::min<int64_t>((kv.num_slots() + kSplitPositions - 1) / kSplitPositions, INT32_MAX / kMaxStepRows));
   const int max_segments = (max_splits + kSegmentSplits - 1) / kSegmentSplits;
-  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, head_dim, kv.format, device_.num_multiprocessors, device_.shared_bytes, kResultSlots, kMaxTreeRows * max_segments,
+  geometry_ = {lowered_[0].num_heads, lowered_[0].num_kv_heads, head_dim, kv.format, device_.num_multiprocessors, device_.shared_bytes, kResultSlots, std::max(kMaxTreeRows * max_segments, kMaxStepRows * std::min(max_segments, kPrefillSegments)),
                kMaxTreeRows * max_segments};
   for (const auto& plan : plans_)
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());

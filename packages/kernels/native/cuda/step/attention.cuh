@@ -38,7 +38,7 @@ struct AttentionPhase {
   using Work = AttentionWork;
   static constexpr bool has_codes = Tiles::has_codes;
   static constexpr int kBlocks = Products::kBlocks, kAtOnce = Products::kAtOnce, kTurns = Products::kTurns;
-  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns ? 8 : 4, kHeadsAtOnce = by_columns || is_wide ? 4 : 2;
+  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns || way == TeamWay::kGroups ? 8 : 4, kHeadsAtOnce = by_columns || is_wide ? 4 : 2;
   using Sums = OfBlocks<AttentionSums<kSteps>, kBlocks>;
   // What of a result one warp of the team has: all steps of its columns, or every fourth step, or a quarter of them.
   static constexpr int kPartSteps = by_columns ? kSteps : (kSteps + kMaxTeamWarps - 1) / kMaxTeamWarps;
@@ -58,7 +58,7 @@ struct AttentionPhase {
 
   // ---- The team ----
 
-  QSPEC_DEVICE int team_warps() const { return by_columns ? params.attention.team_warps : kMaxTeamWarps; }
+  QSPEC_DEVICE int team_warps() const { return by_columns ? params.attention.team_warps : way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps; }
   QSPEC_DEVICE int team_threads() const { return team_warps() * kWarp; }
   QSPEC_DEVICE int thread() const { return member * kWarp + lane; }
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
@@ -729,7 +729,7 @@ struct AttentionPhase {
 template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 QSPEC_DEVICE AttentionPhase<codes, head_dim, way, may_post> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
-  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : kMaxTeamWarps, warp = not_hoisted(thread_index() / kWarp), team = warp / team_warps;
+  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps, warp = not_hoisted(thread_index() / kWarp), team = warp / team_warps;
   const int dim = head_dim > 0 ? head_dim : spec.head_dim, heads = spec.num_heads / spec.num_kv_heads;
   const SharedPlace base{not_hoisted(shared_place(params.region_at + team * params.attention.team_bytes).address)};
   return {params, spec, step_batch(), attention_start(), {dim, spec.high_plane_only}, index, team, warp - team * team_warps, own_lane(), heads, dim, (0xffffu + heads) / heads, base};

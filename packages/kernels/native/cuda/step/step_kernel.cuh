@@ -4,6 +4,7 @@
 // long as a launch takes. Here a boundary costs a barrier. See docs/architecture.md.
 #pragma once
 #include "step/attention.cuh"
+#include "step/attention_groups.cuh"
 #include "step/linear.cuh"
 #include "step/row_phases.cuh"
 
@@ -42,6 +43,12 @@ QSPEC_DEVICE void prefetch_norm(const Phase& phase, int lane) {
   if (rest > 0) prefetch_l2(reinterpret_cast<const uint8_t*>(phase.source.norm_weight) + begin, rest < kPiece ? rest : kPiece, lane);
 }
 
+// Do whole blocks take attention's items?
+template <int n8>
+QSPEC_DEVICE bool has_groups(const StepParams& params) {
+  return may_be_groups<n8>() && params.attention.way == TeamWay::kGroups;
+}
+
 template <int n8>
 QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
   constexpr int warps = step_warps<n8>();
@@ -56,7 +63,10 @@ QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
     case PhaseKind::kReduce:
       if constexpr (n8 >= 3) run_reduce<n8>(index);
       break;
-    case PhaseKind::kAttention: run_attention<false, n8>(params, index); break;
+    case PhaseKind::kAttention:
+      if (!has_groups<n8>(params)) run_attention<false, n8>(params, index);
+      else if constexpr (may_be_groups<n8>()) call_group_attention(index);
+      break;
   }
 }
 
@@ -71,7 +81,7 @@ QSPEC_DEVICE void begin_attention(const StepParams& params, int index, bool writ
     if (thread_index() == 0) arrive_at_barrier(), wait_at_barrier();
     named_barrier(kBlockBarrier, threads);
   }
-  run_attention<true, n8>(params, index);
+  if (!has_groups<n8>(params)) run_attention<true, n8>(params, index);
 }
 
 // What the warps must know of the weights: the block's share of every shape, where every linear's begins.

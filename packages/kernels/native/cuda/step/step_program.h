@@ -217,14 +217,26 @@ struct alignas(16) AttentionFold {
 };
 
 // What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring
-// each; or up to sixteen columns), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once).
-enum class TeamWay : int32_t { kColumns, kSplits, kTiles, kWideSplits };
+// each; or up to sixteen columns), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once). Or the whole
+// block is a team, which takes three splits at once, sixteen columns a warp.
+enum class TeamWay : int32_t { kColumns, kSplits, kTiles, kWideSplits, kGroups };
 QSPEC_HOST_DEVICE constexpr bool is_by_splits(TeamWay way) { return way == TeamWay::kSplits || way == TeamWay::kWideSplits; }
 // Blocks of eight query columns that each warp has; and the tiles of a turn, which are copied, waited for and used together. Two blocks leave registers for one;
 // where warps meet for each turn, they are all of a split's K, or V.
 QSPEC_HOST_DEVICE constexpr int column_blocks(TeamWay way) { return way == TeamWay::kWideSplits ? 2 : 1; }
 QSPEC_HOST_DEVICE constexpr int tiles_at_once(TeamWay way) { return way == TeamWay::kWideSplits ? 1 : way == TeamWay::kColumns ? 4 : 2; }
 QSPEC_HOST_DEVICE constexpr int split_turns(TeamWay way) { return 2 * kSplitTiles / tiles_at_once(way); }  // K's, then V's
+// A block that takes an item together (step/attention_groups.cuh): its warps, in groups of four that take a split each; and query columns of an item.
+constexpr int kGroupTeamWarps = kStepWarps, kSplitWarps = 4, kSplitGroups = kGroupTeamWarps / kSplitWarps, kGroupColumns = 64;
+// In launches of more than kPassRows rows, where all K and V are written first.
+QSPEC_HOST_DEVICE constexpr bool has_group_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
+// Of shared memory, from a multiple of 1024 bytes on: queries; of each group a tile of K and one of V, or over codes one of both and the codes of each; scales, K's and
+// V's of two splits a group; whose turn it is.
+QSPEC_HOST_DEVICE constexpr int group_tile_bytes(int head_dim) { return kSplitPositions * head_dim * 2; }
+constexpr int kGroupScaleBytes = 2 * 2 * kSplitPositions * 4;
+QSPEC_HOST_DEVICE constexpr int group_team_bytes(int head_dim) {
+  return (1 + 2 * kSplitGroups) * group_tile_bytes(head_dim) + kSplitGroups * kGroupScaleBytes + kSplitWarps * 4 + 1024;
+}
 // How a block's warps take part in attention: in teams of so many. Of a ring's turns one is being used, the others are on their way.
 struct TeamShare {
   TeamWay way;
@@ -237,7 +249,9 @@ constexpr int kRingTurns[] = {5, 3, 2};
 QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { return head_dim * (has_codes ? 1 : 2) + 16; }
 QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
 QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
-QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) { return (way == TeamWay::kColumns ? team_warps : column_blocks(way)) * kWarpColumns; }
+QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) {
+  return way == TeamWay::kGroups ? kGroupColumns : (way == TeamWay::kColumns ? team_warps : column_blocks(way)) * kWarpColumns;
+}
 // Teams whose warps have sixteen columns: in launches of more than kPostedRows rows, of head sizes with code of their own.
 QSPEC_HOST_DEVICE constexpr bool has_wide_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
 // Teams that take tiles: in launches of up to kMostFewRows rows, of this head_dim and not over nibble planes.
@@ -255,6 +269,7 @@ QSPEC_HOST_DEVICE constexpr int ring_bytes(int head_dim, bool has_codes, TeamWay
 QSPEC_HOST_DEVICE constexpr int wide_sums_bytes(int head_dim) { return column_blocks(TeamWay::kWideSplits) * (1 + head_dim / 16) * 32 * 16; }
 // Of shared memory: rings, bfloat16 queries of two items, and a word a warp, its tile's scores or its sums of a chunk.
 QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_turns) {
+  if (way == TeamWay::kGroups) return group_team_bytes(head_dim);
   return ring_bytes(head_dim, has_codes, way, team_warps, ring_turns) + 2 * team_columns(way, team_warps) * query_row_bytes(head_dim) +
          (way == TeamWay::kTiles ? team_warps * kTileScoreBytes : way == TeamWay::kWideSplits ? team_warps * wide_sums_bytes(head_dim) : 16);
 }

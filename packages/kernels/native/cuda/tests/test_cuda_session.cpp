@@ -248,6 +248,12 @@ QSPEC_TEST(model_with_odd_intermediate_width) {
   check_model({"intermediate 96", shape, "int4", 32});
 }
 
+SessionSpec speculative_spec(int draft_bits) {
+  SessionSpec spec;
+  spec.has_draft = true;
+  spec.draft.name = "draft", spec.draft.plane = Plane::kHi, spec.draft.activation_bits = draft_bits;
+  return spec;
+}
 
 // ---- Long contexts, many sequences, trees -----------------------------------------------------------------------------------------------
 
@@ -323,6 +329,14 @@ QSPEC_TEST(rows_of_long_sequences_share_what_is_read) {
   QSPEC_EXPECT(plan_of_8b_model(8, 32768, KvFormat::kBf16, 2).share.way == cuda::TeamWay::kSplits);  // eight columns
   QSPEC_EXPECT(plan_of_8b_model(8, 256, KvFormat::kBf16, 4).share.way == cuda::TeamWay::kSplits);
 }
+// Of a prefill sixteen rows, with their four heads, are a block's.
+QSPEC_TEST(rows_of_a_prefill_are_taken_by_whole_blocks) {
+  for (const KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+    const cuda::AttentionPlan plan = plan_of_8b_model(1, 2048, format, 256);
+    QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kGroups && plan.items[0].num_rows == 16 && plan.items.size() % 16 == 0);
+  }
+  QSPEC_EXPECT(plan_of_8b_model(64, 1024, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);
+}
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
   const cuda::AttentionPlan plan = plan_of_8b_model(8, 32768, KvFormat::kBf16);
@@ -357,6 +371,47 @@ QSPEC_TEST(long_sequences_give_the_same_bits_however_they_are_shared_out) {
           expect_ok(session->forward(chain(random_tokens(rows, shape.vocab, 5), kPositions - rows, pages), &result), "forward");
           if (expected.empty()) expected = result.logits;
           QSPEC_EXPECT_BITS(result.logits.data(), expected.data(), expected.size(), text("head_dim %d, cache %d, %d rows, %d blocks", head_dim, static_cast<int>(kv), rows, blocks));
+        }
+      }
+    }
+  }
+}
+
+// With more than 32 rows at once a block takes sixteen rows of four heads; in small launches the same rows are taken by other teams. A draft reads the high plane.
+QSPEC_TEST(many_rows_over_long_contexts_give_the_same_bits) {
+  constexpr int kPositions = 1024 + 256 + 70, kRows = 50, kPages = 90;  // of 16
+  std::vector<int32_t> pages;
+  for (int i = 0; i < kPages; ++i) pages.push_back((i * 37 + 5) % kPages);
+  for (const int head_dim : {128, 64}) {
+    for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+      for (const int heads : {4, 3}) {
+        LlamaShape shape;
+        shape.layers = 1, shape.heads = heads, shape.kv_heads = 1, shape.head_dim = head_dim, shape.sliding_window = heads == 3 ? 150 : 0;
+        const bool has_draft = kv == KvFormat::kInt8Nested;
+        Model model(shape, all(has_draft ? "nested" : "bf16"), 0);
+        SessionSpec spec = has_draft ? speculative_spec(16) : SessionSpec{};
+        spec.num_pages = kPages, spec.kv = kv;
+        auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
+        if (!session) return;
+        expect_ok(static_cast<cuda::CudaSession&>(*session).fill_cache_randomly(4), "fill");
+        for (const int end : {60, 64 + kRows, 1024 + 10, kPositions}) {
+          for (const bool is_draft : {false, true}) {
+            if (is_draft && !has_draft) continue;
+            const std::vector<int32_t> tokens = random_tokens(kRows, shape.vocab, 5);
+            const auto forward = [&](int first, int count) {
+              ForwardBatch batch = chain({tokens.begin() + first, tokens.begin() + first + count}, end - kRows + first, pages);
+              batch.is_draft = is_draft;
+              ForwardResult result;
+              expect_ok(session->forward(batch, &result), "forward");
+              return result.logits;
+            };
+            const std::vector<float> many = forward(0, kRows);
+            for (int first = 0, count = 1; first < kRows; first += count, count = std::min(count * 2, kRows - first)) {
+              const std::vector<float> few = forward(first, count);
+              QSPEC_EXPECT_BITS(few.data(), many.data() + static_cast<int64_t>(first) * shape.vocab, few.size(),
+                                text("head_dim %d, cache %d, draft %d, %d heads, %d rows before %d", head_dim, static_cast<int>(kv), is_draft, heads, count, end - kRows + first + count));
+            }
+          }
         }
       }
     }
@@ -536,13 +591,6 @@ Generated generate(Session& session, const std::vector<int32_t>& prompt, Sampler
   }
   g.tokens.resize(length);
   return g;
-}
-
-SessionSpec speculative_spec(int draft_bits) {
-  SessionSpec spec;
-  spec.has_draft = true;
-  spec.draft.name = "draft", spec.draft.plane = Plane::kHi, spec.draft.activation_bits = draft_bits;
-  return spec;
 }
 
 QSPEC_TEST(text_is_the_same_with_any_gamma_and_any_drafter) {
