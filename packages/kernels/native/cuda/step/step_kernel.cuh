@@ -43,13 +43,8 @@ QSPEC_DEVICE void prefetch_norm(const Phase& phase, int lane) {
   if (rest > 0) prefetch_l2(reinterpret_cast<const uint8_t*>(phase.source.norm_weight) + begin, rest < kPiece ? rest : kPiece, lane);
 }
 
-// Do whole blocks take attention's items?
-template <int n8>
-QSPEC_DEVICE bool has_groups(const StepParams& params) {
-  return may_be_groups<n8>() && params.attention.way == TeamWay::kGroups;
-}
-
-template <int n8>
+// `by_blocks`: whole blocks take attention's items (TeamWay::kGroups).
+template <int n8, bool by_blocks>
 QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
   constexpr int warps = step_warps<n8>();
   const Phase& phase = phase_at(index);
@@ -64,15 +59,15 @@ QSPEC_DEVICE void run_phase(const StepParams& params, int index) {
       if constexpr (n8 >= 3) run_reduce<n8>(index);
       break;
     case PhaseKind::kAttention:
-      if (!has_groups<n8>(params)) run_attention<false, n8>(params, index);
-      else if constexpr (may_be_groups<n8>()) call_group_attention(index);
+      if constexpr (by_blocks) call_group_attention(index);
+      else run_attention<false, n8>(params, index);
       break;
   }
 }
 
 // What a phase can do before its input is there: attention fetches K and V that are in the cache already. With writes_first
 // every row's K and V are put into the cache before that.
-template <int n8>
+template <int n8, bool by_blocks>
 QSPEC_DEVICE void begin_attention(const StepParams& params, int index, bool writes_first) {
   constexpr int threads = step_threads<n8>();
   if (writes_first) {
@@ -81,7 +76,7 @@ QSPEC_DEVICE void begin_attention(const StepParams& params, int index, bool writ
     if (thread_index() == 0) arrive_at_barrier(), wait_at_barrier();
     named_barrier(kBlockBarrier, threads);
   }
-  if (!has_groups<n8>(params)) run_attention<true, n8>(params, index);
+  if constexpr (!by_blocks) run_attention<true, n8>(params, index);
 }
 
 // What the warps must know of the weights: the block's share of every shape, where every linear's begins.
@@ -96,7 +91,7 @@ QSPEC_DEVICE void load_streams(const StepParams& params, int thread) {
   for (int i = lane_index(); i < params.num_shapes; i += kWarp) warp_start(params, i) = RunWalk<n8>::find_start(stream_shape(i), 0, thread / kWarp);
 }
 
-template <int n8>
+template <int n8, bool by_blocks = false>
 QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepParams params) {
   constexpr int threads = step_threads<n8>();
   const int thread = thread_index();
@@ -122,7 +117,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
     const bool is_skipped = phase_at(i).rows != Rows::kTokens && step_batch().logit_rows == 0;
     fetch_phase(params, i + 1, thread_index());  // into the slot that everybody left at the last barrier
     if (phase_at(i).waits_before && thread_index() == threads - 1) wait_at_barrier();
-    if (!is_skipped) run_phase<n8>(params, i);
+    if (!is_skipped) run_phase<n8, by_blocks>(params, i);
     stamp_clock(params, i, kStampSteps - 3);
     const bool is_barrier = phase_at(i).barrier_after && !is_skipped, arrives = phase_at(i).arrives_after, is_unfinished = !is_skipped && leaves_sums<n8>(phase_at(i));
     commit_async(), wait_async<0>();        // the next phase
@@ -134,12 +129,12 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
     const bool has_next = i + 1 < params.num_phases, is_attention_next = has_next && phase_at(i + 1).kind == PhaseKind::kAttention;
     const bool writes_first = step_batch().writes_first != 0;
     if (has_next && thread_index() / kWarp == 1) prefetch_norm(phase_at(i + 1), lane_index());
-    if (is_attention_next && !writes_first) begin_attention<n8>(params, i + 1, false);
+    if (is_attention_next && !writes_first) begin_attention<n8, by_blocks>(params, i + 1, false);
     if (is_barrier) {
       if (thread_index() == 0) wait_at_barrier();
       named_barrier(kBlockBarrier, threads);
     }
-    if (is_attention_next && writes_first) begin_attention<n8>(params, i + 1, true);
+    if (is_attention_next && writes_first) begin_attention<n8, by_blocks>(params, i + 1, true);
     stamp_clock(params, i, kStampSteps - 1);
   }
 }

@@ -12,4 +12,5 @@ Status launch_step_n2(int num_blocks, const StepConfig& config, const StepParams
 Status launch_step_n3(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_n4(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
 Status launch_step_n8(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);
+Status launch_step_blocks(int num_blocks, const StepConfig& config, const StepParams& params, cudaStream_t stream);  // more than 32 rows, of which a block takes an item of attention (TeamWay::kGroups)
 }  // namespace qspec::cuda

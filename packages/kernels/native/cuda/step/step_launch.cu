@@ -16,7 +16,7 @@ Status launch_step(int row_class, int num_blocks, const StepConfig& config, cons
     case 2: return launch_step_n2(num_blocks, config, params, stream);
     case 3: return launch_step_n3(num_blocks, config, params, stream);
     case 4: return launch_step_n4(num_blocks, config, params, stream);
-    default: return launch_step_n8(num_blocks, config, params, stream);
+    default: return (params.attention.way == TeamWay::kGroups ? launch_step_blocks : launch_step_n8)(num_blocks, config, params, stream);
   }
 }
 

@@ -43,11 +43,6 @@ template <int n8>
 constexpr bool may_be_wide() {
   return !may_post<n8>();
 }
-// Blocks may take an item of attention together (TeamWay::kGroups).
-template <int n8>
-constexpr bool may_be_groups() {
-  return n8 >= kWideRowBlocks;
-}
 // A job is a warpgroup's, each warp with a row-tile of its own.
 template <int n8>
 constexpr bool is_by_groups(GemmMode mode) {
