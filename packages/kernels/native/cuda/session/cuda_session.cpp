@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxDraftSteps = 64;
 constexpr int kResultSlots = 4096;      // results of attention items that are kept at once
-constexpr int kPrefillSegments = 8;      // and at least of so many segments of kMaxStepRows rows: a share of the multiprocessors' work each, where there are few rows
+constexpr int kPrefillSegments = 8;      // and of so many segments, if there are, of a launch of kMaxStepRows rows
 constexpr size_t kArenaBytes = size_t{1} << 20;
 constexpr int kNotThereByte = 0xff;     // four of them are kNotThere
 constexpr int kMaxPhases = 1024;  // that a profile can time

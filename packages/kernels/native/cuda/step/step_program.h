@@ -218,7 +218,7 @@ struct alignas(16) AttentionFold {
 
 // What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring
 // each; or up to sixteen columns), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once). Or the whole
-// block is a team, which takes three splits at once, sixteen columns a warp.
+// block is a team, whose three groups of four warps take chunks in turn, sixteen columns a warp.
 enum class TeamWay : int32_t { kColumns, kSplits, kTiles, kWideSplits, kGroups };
 QSPEC_HOST_DEVICE constexpr bool is_by_splits(TeamWay way) { return way == TeamWay::kSplits || way == TeamWay::kWideSplits; }
 // Blocks of eight query columns that each warp has; and the tiles of a turn, which are copied, waited for and used together. Two blocks leave registers for one;
@@ -226,7 +226,7 @@ QSPEC_HOST_DEVICE constexpr bool is_by_splits(TeamWay way) { return way == TeamW
 QSPEC_HOST_DEVICE constexpr int column_blocks(TeamWay way) { return way == TeamWay::kWideSplits ? 2 : 1; }
 QSPEC_HOST_DEVICE constexpr int tiles_at_once(TeamWay way) { return way == TeamWay::kWideSplits ? 1 : way == TeamWay::kColumns ? 4 : 2; }
 QSPEC_HOST_DEVICE constexpr int split_turns(TeamWay way) { return 2 * kSplitTiles / tiles_at_once(way); }  // K's, then V's
-// A block that takes an item together (step/attention_groups.cuh): its warps, in groups of four that take a split each; and query columns of an item.
+// A block that takes an item together (step/attention_groups.cuh): its warps, in groups of four that take chunks in turn; and query columns of an item.
 constexpr int kGroupTeamWarps = kStepWarps, kSplitWarps = 4, kSplitGroups = kGroupTeamWarps / kSplitWarps, kGroupColumns = 64;
 // In launches of more than kPassRows rows, where all K and V are written first.
 QSPEC_HOST_DEVICE constexpr bool has_group_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
