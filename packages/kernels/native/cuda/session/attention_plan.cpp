@@ -242,7 +242,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
     if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
-    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps;
+    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
     if (most == 0) continue;
     const auto consider = [&](Share share, int item_segments) {
       AttentionPlan plan;

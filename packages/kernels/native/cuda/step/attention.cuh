@@ -58,7 +58,7 @@ struct AttentionPhase {
 
   // ---- The team ----
 
-  QSPEC_DEVICE int team_warps() const { return by_columns ? params.attention.team_warps : way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps; }
+  QSPEC_DEVICE int team_warps() const { return by_columns ? params.attention.team_warps : most_team_warps(way); }
   QSPEC_DEVICE int team_threads() const { return team_warps() * kWarp; }
   QSPEC_DEVICE int thread() const { return member * kWarp + lane; }
   QSPEC_DEVICE int total_items() const { return batch.num_items * spec.num_kv_heads; }
@@ -121,18 +121,7 @@ struct AttentionPhase {
   // ---- What this launch adds, and the queries ----
 
   QSPEC_DEVICE void put_query(SharedPlace queries, int column, const HeadValues& q) const {
-    if (!has_head_values(dim)) return;
-    QSPEC_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int element = 2 * lane + h * dim / 2;
-      const uint32_t pair = h == 0 ? pack_bf16(q.low.x, q.low.y) : pack_bf16(q.high.x, q.high.y);
-      if constexpr (!has_codes) {
-        shared_store_4(queries + tiles.query_place(column, element), pair);
-      } else {
-        shared_store_2(queries + tiles.query_place(column, element), static_cast<uint16_t>(pair));
-        shared_store_2(queries + tiles.query_place(column, element + 1), static_cast<uint16_t>(pair >> 16));
-      }
-    }
+    store_query<!has_codes>(q, dim, lane, [&](int element) { return queries + tiles.query_place(column, element); });
   }
 
   // Row and head of a query column: exact for the few columns that there are.
@@ -729,7 +718,7 @@ struct AttentionPhase {
 template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
 QSPEC_DEVICE AttentionPhase<codes, head_dim, way, may_post> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
-  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps, warp = not_hoisted(thread_index() / kWarp), team = warp / team_warps;
+  const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : most_team_warps(way), warp = not_hoisted(thread_index() / kWarp), team = warp / team_warps;
   const int dim = head_dim > 0 ? head_dim : spec.head_dim, heads = spec.num_heads / spec.num_kv_heads;
   const SharedPlace base{not_hoisted(shared_place(params.region_at + team * params.attention.team_bytes).address)};
   return {params, spec, step_batch(), attention_start(), {dim, spec.high_plane_only}, index, team, warp - team * team_warps, own_lane(), heads, dim, (0xffffu + heads) / heads, base};

@@ -195,18 +195,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
   // ---- Queries ----
 
   QSPEC_DEVICE void put_query(int column, const HeadValues& q) const {
-    if (!has_head_values(head_dim)) return;
-    QSPEC_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int element = 2 * lane + h * head_dim / 2;
-      const uint32_t pair = h == 0 ? pack_bf16(q.low.x, q.low.y) : pack_bf16(q.high.x, q.high.y);
-      if constexpr (!has_codes) {
-        shared_store_4(queries() + query_at(column, element), pair);
-      } else {
-        shared_store_2(queries() + query_at(column, element), static_cast<uint16_t>(pair));
-        shared_store_2(queries() + query_at(column, element + 1), static_cast<uint16_t>(pair >> 16));
-      }
-    }
+    store_query<!has_codes>(q, head_dim, lane, [&](int element) { return queries() + query_at(column, element); });
   }
   QSPEC_DEVICE uint32_t query_at(int column, int element) const {
     const uint32_t within = tiles.query_place(0, element);

@@ -61,6 +61,23 @@ QSPEC_DEVICE HeadValues make_head(const AttentionSpec& spec, const HeadSource<ma
   return {{v.low.x * turn.x - v.high.x * turn.y, v.low.y * turn.z - v.high.y * turn.w}, {v.high.x * turn.x + v.low.x * turn.y, v.high.y * turn.z + v.low.y * turn.w}};
 }
 
+// A query as bfloat16, elements where `place_of` says; `by_pairs`: those of a pair are neighbours. A warp.
+template <bool by_pairs, typename PlaceOf>
+QSPEC_DEVICE void store_query(const HeadValues& q, int dim, int lane, const PlaceOf& place_of) {
+  if (!has_head_values(dim)) return;
+  QSPEC_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int element = 2 * lane + h * dim / 2;
+    const uint32_t pair = h == 0 ? pack_bf16(q.low.x, q.low.y) : pack_bf16(q.high.x, q.high.y);
+    if constexpr (by_pairs) {
+      shared_store_4(place_of(element), pair);
+    } else {
+      shared_store_2(place_of(element), static_cast<uint16_t>(pair));
+      shared_store_2(place_of(element + 1), static_cast<uint16_t>(pair >> 16));
+    }
+  }
+}
+
 // code + 128 = 16 · high + low.
 struct CodePair {
   uint8_t high, low;  // of two neighbouring elements

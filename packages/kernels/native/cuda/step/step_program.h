@@ -228,8 +228,7 @@ QSPEC_HOST_DEVICE constexpr int tiles_at_once(TeamWay way) { return way == TeamW
 QSPEC_HOST_DEVICE constexpr int split_turns(TeamWay way) { return 2 * kSplitTiles / tiles_at_once(way); }  // K's, then V's
 // A block that takes an item together (step/attention_groups.cuh): its warps, in groups of four that take chunks in turn; and query columns of an item.
 constexpr int kGroupTeamWarps = kStepWarps, kSplitWarps = 4, kSplitGroups = kGroupTeamWarps / kSplitWarps, kGroupColumns = 64;
-// In launches of more than kPassRows rows, where all K and V are written first.
-QSPEC_HOST_DEVICE constexpr bool has_group_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
+QSPEC_HOST_DEVICE constexpr int most_team_warps(TeamWay way) { return way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps; }  // all of them, unless kColumns
 // Of shared memory, from a multiple of 1024 bytes on: queries; of each group a tile of K and one of V, or over codes one of both and the codes of each; scales, K's and
 // V's of two splits a group; whose turn it is.
 QSPEC_HOST_DEVICE constexpr int group_tile_bytes(int head_dim) { return kSplitPositions * head_dim * 2; }
@@ -254,6 +253,8 @@ QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) {
 }
 // Teams whose warps have sixteen columns: in launches of more than kPostedRows rows, of head sizes with code of their own.
 QSPEC_HOST_DEVICE constexpr bool has_wide_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
+// Blocks that take items: in launches of more than kPassRows rows, where all K and V are written first.
+QSPEC_HOST_DEVICE constexpr bool has_group_teams(int head_dim, KvFormat format) { return has_wide_teams(head_dim, format); }
 // Teams that take tiles: in launches of up to kMostFewRows rows, of this head_dim and not over nibble planes.
 constexpr int kTileTeamDim = 128;
 QSPEC_HOST_DEVICE constexpr bool has_tile_teams(int head_dim, KvFormat format) { return head_dim == kTileTeamDim && format != KvFormat::kInt8Nested; }
