@@ -39,6 +39,23 @@ QSPEC_DEVICE void copy_bulk(uint32_t to, const uint8_t* from, uint32_t bytes, ui
                "r"(shared_address(counter))
                : "memory");
 }
+// The same to the same place of several blocks of the cluster, bit i of `blocks` block i's; each one's counter counts.
+QSPEC_DEVICE void copy_bulk_to(uint32_t to, const uint8_t* from, uint32_t bytes, uint32_t counter, uint32_t blocks) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)), "l"(from), "r"(bytes),
+               "r"(shared_address(counter)), "h"(static_cast<uint16_t>(blocks))
+               : "memory");
+}
+// Arrives at the counter of a block of the cluster. Not more than that: what a warp read of shared memory is done before, and a release for the cluster is a fence for all memory.
+QSPEC_DEVICE void arrive_at_block(uint32_t at, int block) {
+  asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [r];\n}" ::"r"(shared_address(at)), "r"(block) : "memory");
+}
+QSPEC_DEVICE int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// All threads of all blocks of the cluster.
+QSPEC_DEVICE void cluster_barrier() { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 QSPEC_DEVICE void fence_bulk_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 }  // namespace qspec::cuda

@@ -10,6 +10,7 @@ struct LaunchShape {
   size_t shared_bytes = 0;
   bool is_cooperative = false;  // all blocks are resident together: a grid barrier works
   bool is_dependent = false;    // may start while the kernel before it drains (it waits for that one itself)
+  int cluster_blocks = 1;       // neighbours that reach each other's shared memory
 };
 
 #if defined(__CUDACC__)
@@ -31,11 +32,12 @@ Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t str
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks)), config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = shape.shared_bytes, config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   unsigned count = 0;
   if (shape.is_cooperative) attributes[count].id = cudaLaunchAttributeCooperative, attributes[count++].val.cooperative = 1;
   if (shape.is_dependent && has_dependent_launches())
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  if (shape.cluster_blocks > 1) attributes[count].id = cudaLaunchAttributeClusterDimension, attributes[count++].val.clusterDim = {static_cast<unsigned>(shape.cluster_blocks), 1, 1};
   config.attrs = attributes, config.numAttrs = count;
   cudaError_t error = cudaLaunchKernelEx(&config, kernel, params);
   if (error == cudaSuccess) error = cudaGetLastError();

@@ -69,7 +69,7 @@ struct WideInput {
 };
 
 #if defined(QSPEC_HAS_WGMMA)
-// d (+)= A · B of a k16 step, of 32 or 64 rows of B.
+// d (+)= A · B of a k16 step, of 32, 64 or 128 rows of B.
 #define QSPEC_WIDE_STEP(rows, sums, a0, a1, a2, a3, low, is_new, at, high)                                                                                   \
   "{\n.reg .pred p;\n.reg .b32 l;\n.reg .b64 b;\nsetp.eq.b32 p, %" is_new ", 0;\nadd.u32 l, %" low ", %" at ";\nmov.b64 b, {l, %" high "};\n"                     \
   "wgmma.mma_async.sync.aligned.m64n" rows "k16.f32.bf16.bf16 {" sums "}, {%" a0 ",%" a1 ",%" a2 ",%" a3 "}, b, p, 1, 1, 0;\n}"
@@ -88,6 +88,17 @@ QSPEC_DEVICE void wide_step(float (&d)[8][4], const uint32_t (&a)[4], const Wide
                                "34", "35", "36", "37", "38", "39")
                : QSPEC_WIDE_SUMS(0), QSPEC_WIDE_SUMS(1), QSPEC_WIDE_SUMS(2), QSPEC_WIDE_SUMS(3), QSPEC_WIDE_SUMS(4), QSPEC_WIDE_SUMS(5), QSPEC_WIDE_SUMS(6),
                  QSPEC_WIDE_SUMS(7)
+               : QSPEC_WIDE_INPUT);
+}
+template <bool is_first>
+QSPEC_DEVICE void wide_step(float (&d)[16][4], const uint32_t (&a)[4], const WideInput& x, uint32_t offset) {
+  asm volatile(QSPEC_WIDE_STEP("128",
+                               "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,"
+                               "%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63",
+                               "64", "65", "66", "67", "68", "69", "70", "71")
+               : QSPEC_WIDE_SUMS(0), QSPEC_WIDE_SUMS(1), QSPEC_WIDE_SUMS(2), QSPEC_WIDE_SUMS(3), QSPEC_WIDE_SUMS(4), QSPEC_WIDE_SUMS(5), QSPEC_WIDE_SUMS(6),
+                 QSPEC_WIDE_SUMS(7), QSPEC_WIDE_SUMS(8), QSPEC_WIDE_SUMS(9), QSPEC_WIDE_SUMS(10), QSPEC_WIDE_SUMS(11), QSPEC_WIDE_SUMS(12), QSPEC_WIDE_SUMS(13),
+                 QSPEC_WIDE_SUMS(14), QSPEC_WIDE_SUMS(15)
                : QSPEC_WIDE_INPUT);
 }
 #undef QSPEC_WIDE_STEP

@@ -235,13 +235,15 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin), most_splits = std::max(most_splits, num_splits_of(s, positions)), is_tree |= has_tail(s, positions);
   const int most_segments = (most_splits + kSegmentSplits - 1) / kSegmentSplits;
   const int heads = geometry.num_heads / geometry.num_kv_heads;
+  const bool is_long = positions.size() > kMaxStepRows;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
   for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
+    if (is_long && way != TeamWay::kGroups) continue;  // the others keep all rows in shared memory
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
-    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
+    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || (!is_long && longest * heads <= 2 * kWarpColumns))) continue;
     const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
     if (most == 0) continue;
     const auto consider = [&](Share share, int item_segments) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "gemm/cluster_gemm.h"
 #include "qspec/sampling.h"
 #include "sampling/sample_launch.h"
 #include "session/busy_guard.h"
@@ -17,6 +18,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxDraftSteps = 64;
+constexpr int kClusterMajor = 9;        // compute capability of what long launches are compiled for
 constexpr int kResultSlots = 4096;      // results of attention items that are kept at once
 constexpr int kPrefillSegments = 8;      // and of so many segments, if there are, of a launch of kMaxStepRows rows
 constexpr size_t kArenaBytes = size_t{1} << 20;
@@ -81,20 +83,22 @@ Status CudaSession::allocate() {
   QSPEC_RETURN_IF_ERROR(events_.create());
   QSPEC_RETURN_IF_ERROR(kv_.create(config_.kv));
   const Program* programs[2] = {&config_.target, config_.draft.get()};
+  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_, config_.max_rows > kMaxStepRows && device_.major == kClusterMajor};
   size_t bytes = 0;
+  int rows[2] = {};
   for (int i = 0; i < 2; ++i) {
     if (!programs[i]) continue;
     QSPEC_RETURN_IF_ERROR(lower_program(*programs[i], &lowered_[i]));
     QSPEC_RETURN_IF_ERROR(vectors_.add(lowered_[i]));
-    bytes = std::max(bytes, StepBuffers::bytes(lowered_[i]));
+    rows[i] = most_launch_rows(lowered_[i], environment);
+    bytes = std::max(bytes, StepBuffers::bytes(lowered_[i], rows[i]));
   }
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "scratch of the programs", &scratch_));
   QSPEC_RETURN_IF_ERROR(scratch_.fill(0));
-  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_};
   buffers_.reserve(2);
   for (int i = 0; i < 2; ++i) {
     if (!programs[i]) continue;
-    buffers_.emplace_back(lowered_[i], scratch_.as<uint8_t>());
+    buffers_.emplace_back(lowered_[i], rows[i], scratch_.as<uint8_t>());
     QSPEC_RETURN_IF_ERROR(StepPlan::create(lowered_[i], environment, vectors_, buffers_.back(), i == 1, &plans_[i]));
   }
   return allocate_workspace();
@@ -110,33 +114,37 @@ Status CudaSession::allocate_workspace() {
                kMaxTreeRows * max_segments};
   for (const auto& plan : plans_)
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
+  int max_rows[2] = {kMaxStepRows, kMaxStepRows};
+  for (int i = 0; i < 2; ++i)
+    if (plans_[i]) max_rows[i] = plans_[i]->max_rows();
+  const int most_rows = std::max(max_rows[0], max_rows[1]);
+  const bool is_long = most_rows > kMaxStepRows;
   int64_t partials = 0, counters = 1;
   for (const auto& plan : plans_) {
     if (!plan) continue;
     partials = std::max(partials, plan->partial_floats()), counters = std::max(counters, plan->num_counters());
   }
   const int64_t result_floats = static_cast<int64_t>(heads) * (head_dim + kResultTail);
-  const int64_t fold_counters = static_cast<int64_t>(geometry_.max_folds + kMaxStepRows) * std::max(geometry_.num_kv_heads, 1);
+  const int max_folds = std::max(geometry_.max_folds, most_rows);
+  const int64_t fold_counters = static_cast<int64_t>(max_folds + most_rows) * std::max(geometry_.num_kv_heads, 1);
   const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.result_slots * result_floats) * 4,
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
                           static_cast<size_t>(device_.num_multiprocessors) * kBlockScratchFloats * 4,
                           kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
-                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4};
+                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, is_long ? gemm_blocks(device_.num_multiprocessors) * kGemmTotalBytes : 0};
   size_t total = 0;
   for (const size_t size : sizes) total += aligned(size);
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the workspace", &workspace_memory_, "lower `kv.numPages` or `vocabSize`"));
   QSPEC_RETURN_IF_ERROR(workspace_memory_.fill(0));
   uint8_t* next = workspace_memory_.as<uint8_t>();
-  uint8_t* places[11];
-  for (int i = 0; i < 11; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
+  uint8_t* places[12];
+  for (int i = 0; i < 12; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
   workspace_ = {reinterpret_cast<unsigned long long*>(places[0]), reinterpret_cast<float*>(places[1]), reinterpret_cast<int32_t*>(places[2]),
-                reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<float*>(places[6]), reinterpret_cast<int32_t*>(places[5]), geometry_.max_folds};
+                reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<float*>(places[6]), reinterpret_cast<int32_t*>(places[5]), max_folds};
+  gemm_totals_ = places[11];
   sample_workspace_ = {reinterpret_cast<SampleBest*>(places[7]), reinterpret_cast<int32_t*>(places[8]), reinterpret_cast<float*>(places[9]),
                        reinterpret_cast<int32_t*>(places[10])};
-  int max_rows = kMaxStepRows;
-  for (const auto& plan : plans_)
-    if (plan) max_rows = std::min(max_rows, plan->max_rows());
-  const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, max_rows);
+  const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, std::min(max_rows[0], max_rows[1]));
   QSPEC_RETURN_IF_ERROR(arena_.create(static_cast<size_t>(max_launches) * kLaunchStructBytes, kArenaBytes));
   list_ = std::make_unique<LaunchList>(arena_, geometry_, page_shift(kv), max_rows, max_launches);
   return {};
@@ -153,7 +161,6 @@ StepParams CudaSession::step_params(const Launch& launch) const {
   params.batch = arena_.fixed<StepBatch>(step_struct_offset(launch.slot));
   params.workspace = workspace_;
   params.stamps = stamps_.as<unsigned long long>();
-  params.stamps_stride = stamps_stride(params.num_phases);
   return params;
 }
 
@@ -165,8 +172,19 @@ Status CudaSession::enqueue(const Launch& launch) {
   const StepPlan& plan = *plans_[launch.is_draft];
   const size_t posted = plan.posted_bytes(launch.row_class);
   if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
-  QSPEC_RETURN_IF_ERROR(launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), step_params(launch), stream_.get()));
-  if (!launch.is_sampled) return {};
+  for (const StepPlan::Stretch& stretch : plan.stretches(launch.row_class)) QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));
+  return launch.is_sampled ? enqueue_sampling(launch) : Status::ok();
+}
+
+Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stretch) {
+  const StepPlan& plan = *plans_[launch.is_draft];
+  StepParams params = step_params(launch);
+  if (stretch.is_linear) return launch_cluster_gemm(device_.num_multiprocessors, {plan.phases(launch.row_class)[stretch.first], params.batch, params.blocks, gemm_totals_}, stream_.get());
+  params.phases += stretch.first, params.num_phases = stretch.count, params.stamps_stride = stamps_stride(stretch.count);
+  return launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), params, stream_.get());
+}
+
+Status CudaSession::enqueue_sampling(const Launch& launch) {
   return launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get());
 }
 
@@ -178,6 +196,11 @@ Status CudaSession::synchronize() {
 Status CudaSession::run(const std::vector<Launch>& launches) {
   if (profiles_[0].is_on) {
     for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(run_profiled(launch));
+    return {};
+  }
+  // A graph of the hundreds of kernels of a long launch costs more than it saves: the device has work for longer than the host takes to ask for it.
+  if (std::any_of(launches.begin(), launches.end(), [](const Launch& launch) { return is_long(kRowClasses[launch.row_class]); })) {
+    for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(enqueue(launch));
     return {};
   }
   std::string key = std::to_string(arena_.generation());
@@ -440,30 +463,34 @@ OpKind op_of(const Phase& phase) {
 }
 }  // namespace
 
-// One launch at a time: its time by the clock, shared out by the device's own clock at every phase's end.
+// One kernel at a time: its time by the clock, shared out by the device's own clock at every phase's end.
 Status CudaSession::run_profiled(const Launch& launch) {
   Profile& profile = profiles_[launch.is_draft];
-  Launch step = launch;
-  step.is_sampled = false;
-  QSPEC_RETURN_IF_ERROR(synchronize());
-  auto start = Clock::now();
-  QSPEC_RETURN_IF_ERROR(enqueue(step));
-  QSPEC_RETURN_IF_ERROR(synchronize());
-  const double elapsed = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
-  const std::vector<Phase>& phases = plans_[launch.is_draft]->phases(launch.row_class);
-  std::vector<unsigned long long>& stamps = last_stamps_;
-  stamps.assign(static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(static_cast<int>(phases.size())), 0);
-  if (phases.size() <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
-  // By the first block's clock.
-  const double total = std::max<double>(static_cast<double>(stamps[phases.size() * kStampSteps] - stamps[0]), 1);
-  for (size_t i = 0; i < phases.size(); ++i) {
-    Profile::Entry& entry = profile.entries[static_cast<int>(op_of(phases[i]))];
-    ++entry.calls;
-    entry.nanoseconds += static_cast<int64_t>(elapsed * static_cast<double>(stamps[(i + 1) * kStampSteps] - stamps[i * kStampSteps]) / total);
+  const StepPlan& plan = *plans_[launch.is_draft];
+  const std::vector<Phase>& phases = plan.phases(launch.row_class);
+  const size_t posted = plan.posted_bytes(launch.row_class);
+  if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
+  for (const StepPlan::Stretch& stretch : plan.stretches(launch.row_class)) {
+    QSPEC_RETURN_IF_ERROR(synchronize());
+    const auto start = Clock::now();
+    QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));
+    QSPEC_RETURN_IF_ERROR(synchronize());
+    const double elapsed = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+    std::vector<unsigned long long>& stamps = last_stamps_;
+    stamps.assign(static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(stretch.count), 0);
+    if (!stretch.is_linear && stretch.count <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
+    // By the first block's clock.
+    const double total = std::max<double>(static_cast<double>(stamps[stretch.count * kStampSteps] - stamps[0]), 1);
+    for (int i = 0; i < stretch.count; ++i) {
+      Profile::Entry& entry = profile.entries[static_cast<int>(op_of(phases[stretch.first + i]))];
+      const double share = stretch.count == 1 ? 1 : static_cast<double>(stamps[(i + 1) * kStampSteps] - stamps[i * kStampSteps]) / total;
+      ++entry.calls;
+      entry.nanoseconds += static_cast<int64_t>(elapsed * share);
+    }
   }
   if (!launch.is_sampled) return {};
-  start = Clock::now();
-  QSPEC_RETURN_IF_ERROR(launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get()));
+  const auto start = Clock::now();
+  QSPEC_RETURN_IF_ERROR(enqueue_sampling(launch));
   QSPEC_RETURN_IF_ERROR(synchronize());
   profile.add(Profile::kSample, start);
   return {};

@@ -53,6 +53,8 @@ class CudaSession : public Session {
   Status allocate();
   Status allocate_workspace();
   StepParams step_params(const Launch& launch) const;
+  Status enqueue(const Launch& launch, const StepPlan::Stretch& stretch);
+  Status enqueue_sampling(const Launch& launch);
   SampleParams sample_params(const Launch& launch) const;
   Status enqueue(const Launch& launch);
   Status run(const std::vector<Launch>& launches);
@@ -74,6 +76,7 @@ class CudaSession : public Session {
   std::vector<StepBuffers> buffers_;
   std::unique_ptr<StepPlan> plans_[2];
   StepWorkspace workspace_{};
+  uint8_t* gemm_totals_ = nullptr;         // of long launches
   SampleWorkspace sample_workspace_{};
   AttentionGeometry geometry_{};
   UploadArena arena_;

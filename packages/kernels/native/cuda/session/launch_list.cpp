@@ -3,13 +3,26 @@
 #include <algorithm>
 #include <limits>
 
+#include "gemm/cluster_gemm.h"
+
 namespace qspec::cuda {
 
+// In a long launch a block takes an item of attention, however few rows it has: that pays for eight and more a sequence.
+int LaunchList::most_rows(bool is_draft, const PassRows& pass) const {
+  constexpr int64_t kLongSequenceRows = 8;
+  const int most = max_rows_[is_draft];
+  if (pass.has_ancestors) return std::min(kMaxTreeRows, most);
+  int64_t sequences = 0;
+  for (size_t i = 0; i < pass.sequences.size(); ++i) sequences += i == 0 || pass.sequences[i] != pass.sequences[i - 1];
+  return pass.rows() >= kLongSequenceRows * sequences ? most : std::min(kMaxStepRows, most);
+}
+
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
-  const int rows = static_cast<int>(pass.rows()), most = pass.has_ancestors ? std::min(kMaxTreeRows, max_rows_) : max_rows_;
+  const int rows = static_cast<int>(pass.rows()), most = most_rows(is_draft, pass);
   for (int first = 0; first < rows;) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike
+    if (count > kMaxStepRows) count = std::min(rest, (count + kGemmRows - 1) / kGemmRows * kGemmRows);  // whole tiles
     const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
     if (pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
     if (static_cast<int>(launches_.size()) == max_launches_)

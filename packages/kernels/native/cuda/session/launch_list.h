@@ -48,24 +48,26 @@ inline size_t sample_struct_offset(int slot) { return slot * kLaunchStructBytes 
 
 class LaunchList {
  public:
-  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, int max_rows, int max_launches)
-      : arena_(arena), geometry_(geometry), page_shift_(page_shift), max_rows_(max_rows), max_launches_(max_launches) {}
+  // `max_rows`: of a launch of the target, and of the draft.
+  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, const int (&max_rows)[2], int max_launches)
+      : arena_(arena), geometry_(geometry), page_shift_(page_shift), max_rows_{max_rows[0], max_rows[1]}, max_launches_(max_launches) {}
 
   void begin(const CallArrays& arrays, const std::vector<int32_t>& page_offsets) {
     arrays_ = arrays, page_offsets_ = &page_offsets;
     launches_.clear();
   }
-  // Cuts the pass into launches of at most `max_rows` rows (trees: 32) and 64 logit rows, about equal.
+  // Cuts the pass into launches of at most `max_rows` rows (trees: 32) and 64 logit rows, about equal. More than kMaxStepRows only where sequences have many.
   Status add(bool is_draft, const PassRows& pass);
   const std::vector<Launch>& launches() const { return launches_; }
 
  private:
+  int most_rows(bool is_draft, const PassRows& pass) const;
   Status add_launch(bool is_draft, const PassRows& pass, int first, int count);
   void add_samples(const PassRows& pass, const Launch& launch);
 
   UploadArena& arena_;
   const AttentionGeometry& geometry_;
-  const int page_shift_, max_rows_, max_launches_;
+  const int page_shift_, max_rows_[2], max_launches_;
   CallArrays arrays_;
   const std::vector<int32_t>* page_offsets_ = nullptr;
   std::vector<Launch> launches_;

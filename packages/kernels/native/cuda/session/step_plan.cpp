@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "gemm/cluster_gemm.h"
 #include "weights/device_weight.h"
 
 namespace qspec::cuda {
@@ -22,12 +23,11 @@ int64_t x_bytes(const BufferSpec& spec, int columns) {
   return tiles * columns * (spec.is_quantized ? 64 : 128);
 }
 int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
-// Of 16 elements up to 32 rows; 256 rows with one a run take less.
+// Of 16 elements up to 32 rows; many rows with one a run take no more.
 size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>(row_squares(static_cast<int>(spec.width))) * kPassRows * 4; }
-static_assert(kPassRows * (kRunK / kTileN) >= kMaxStepRows, "a run's squares of all rows fit, too");
-size_t float_bytes(const LoweredProgram& program, size_t buffer) {
-  const int rows = static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : kMaxStepRows;
-  return static_cast<size_t>(program.program->buffers[buffer].width) * rows * 4;
+static_assert(kPassRows * (kRunK / kTileN) >= kMaxLongRows, "a run's squares of all rows fit, too");
+size_t float_bytes(const LoweredProgram& program, size_t buffer, int rows) {
+  return static_cast<size_t>(program.program->buffers[buffer].width) * (static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : rows) * 4;
 }
 // What a posted result takes: float32 rows, or an x-form with its squares behind it.
 size_t posted_float_bytes(const BufferSpec& spec, int columns) { return aligned(static_cast<size_t>(spec.width) * columns * 4); }
@@ -47,29 +47,37 @@ const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<
 
 }  // namespace
 
+int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment) {
+  if (!environment.wants_long || environment.shared_bytes < cluster_gemm_shared_bytes()) return kMaxStepRows;
+  if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return kMaxStepRows;
+  for (const Node& node : program.nodes)
+    if (node.kind == PhaseKind::kLinear && node.rows == Rows::kTokens && !has_cluster_gemm(node.mode, device_weight(node.op->weight))) return kMaxStepRows;
+  return kMaxLongRows;
+}
+
 // ---- Buffers ----
 
-size_t StepBuffers::bytes(const LoweredProgram& program) {
+size_t StepBuffers::bytes(const LoweredProgram& program, int rows) {
   size_t total = 0;
   for (size_t i = 0; i < program.program->buffers.size(); ++i) {
     const BufferSpec& spec = program.program->buffers[i];
-    if (program.has_float[i]) total += aligned(float_bytes(program, i));
-    if (program.has_x[i]) total += aligned(x_bytes(spec, kMaxStepRows)) + 2 * aligned(scale_bytes(spec, kMaxStepRows)) + aligned(square_bytes(spec));
+    if (program.has_float[i]) total += aligned(float_bytes(program, i, rows));
+    if (program.has_x[i]) total += aligned(x_bytes(spec, rows)) + 2 * aligned(scale_bytes(spec, rows)) + aligned(square_bytes(spec));
   }
-  return total + program.num_rope_tables * aligned(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2)) + most_posted_bytes(program);
+  return total + program.num_rope_tables * aligned(rows * kMaxHeadDim / 2 * sizeof(float2)) + most_posted_bytes(program);
 }
 
-StepBuffers::StepBuffers(const LoweredProgram& program, uint8_t* base) {
+StepBuffers::StepBuffers(const LoweredProgram& program, int rows, uint8_t* base) : rows_(rows) {
   const auto take = [&base](size_t bytes) { return std::exchange(base, base + aligned(bytes)); };
   for (size_t i = 0; i < program.program->buffers.size(); ++i) {
     const BufferSpec& spec = program.program->buffers[i];
-    floats_.push_back(program.has_float[i] ? reinterpret_cast<float*>(take(float_bytes(program, i))) : nullptr);
+    floats_.push_back(program.has_float[i] ? reinterpret_cast<float*>(take(float_bytes(program, i, rows))) : nullptr);
     x_forms_.push_back(nullptr);
     if (!program.has_x[i]) continue;
-    x_forms_.back() = take(x_bytes(spec, kMaxStepRows));
-    take(scale_bytes(spec, kMaxStepRows)), take(scale_bytes(spec, kMaxStepRows)), take(square_bytes(spec));
+    x_forms_.back() = take(x_bytes(spec, rows));
+    take(scale_bytes(spec, rows)), take(scale_bytes(spec, rows)), take(square_bytes(spec));
   }
-  for (int i = 0; i < program.num_rope_tables; ++i) tables_.push_back(reinterpret_cast<float2*>(take(kMaxStepRows * kMaxHeadDim / 2 * sizeof(float2))));
+  for (int i = 0; i < program.num_rope_tables; ++i) tables_.push_back(reinterpret_cast<float2*>(take(rows * kMaxHeadDim / 2 * sizeof(float2))));
   posts_ = base;
 }
 
@@ -78,8 +86,8 @@ XForm StepBuffers::x_form(const LoweredProgram& program, int buffer) const {
   XForm x{};
   x.bits = spec.is_quantized ? static_cast<uint8_t>(spec.bits) : 16;
   x.data = x_forms_[buffer];
-  uint8_t* behind = x.data + aligned(x_bytes(spec, kMaxStepRows));
-  const size_t scales = aligned(scale_bytes(spec, kMaxStepRows));
+  uint8_t* behind = x.data + aligned(x_bytes(spec, rows_));
+  const size_t scales = aligned(scale_bytes(spec, rows_));
   x.squares = reinterpret_cast<float*>(behind + 2 * scales);
   if (!spec.is_quantized) return x;
   x.group_shift = static_cast<uint8_t>(log2_of(spec.group_size)), x.per_token = spec.per_token;
@@ -134,16 +142,18 @@ class PhaseBuilder {
       std::memset(static_cast<void*>(&phase), 0, sizeof phase);
       posts_ = i + 1 < nodes.size() && is_posted(node, *nodes[i + 1]);
       QSPEC_RETURN_IF_ERROR(fill(node, &phase));
+      if (phase.kind == PhaseKind::kAttention && !out.phases.empty() && is_alone(out.phases.back())) out.phases.push_back(nothing());
       out.phases.push_back(phase);
-      if (phase.kind != PhaseKind::kLinear || !has_reduce(phase.linear)) continue;
+      if (phase.kind != PhaseKind::kLinear || is_alone(phase) || !has_reduce(phase.linear)) continue;
       phase.kind = PhaseKind::kReduce;
       out.phases.push_back(phase);
     }
     out.posted_bytes = static_cast<size_t>(next_post_ - buffers_.posts());
     for (size_t i = 0; i < out.phases.size(); ++i) out.phases[i].barrier_after = i + 1 < out.phases.size() && needs_barrier(out.phases, i);
     add_late_barriers(out.phases);
+    find_stretches(&out);
     for (Phase& phase : out.phases) {
-      if (phase.kind != PhaseKind::kLinear) continue;
+      if (phase.kind != PhaseKind::kLinear || is_alone(phase)) continue;
       const int shape = shape_of(phase.linear, out);
       phase.shape_index = static_cast<int16_t>(shape), phase.linear_index = static_cast<int16_t>(out.linears.size());
       if (shape < 0) return {StatusCode::kUnsupported, "Expected program `" + program_.program->name + "` to have at most 24 linears of different shapes on CUDA; use the CPU backend."};
@@ -163,6 +173,28 @@ class PhaseBuilder {
   // By the linear before it. With very many rows a phase of its own costs less.
   bool is_made(const Node& rows) const { return rows.is_made && !cuda::is_wide(class_); }
   bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && (is_made(program_.nodes[i]) || is_prologue(program_.nodes[i])); }
+
+  // Is it a kernel of its own? (Logits are of few rows.)
+  bool is_alone(const Phase& phase) const { return is_long(class_) && phase.kind == PhaseKind::kLinear && phase.rows == Rows::kTokens; }
+  // A phase that adds no sums: what attention does before its input is there, the step kernel does behind a phase.
+  static Phase nothing() {
+    Phase phase;
+    std::memset(static_cast<void*>(&phase), 0, sizeof phase);
+    phase.kind = PhaseKind::kReduce, phase.linear.job_runs = 1;
+    return phase;
+  }
+  void find_stretches(StepPlan::ClassPlan* plan) const {
+    std::vector<Phase>& phases = plan->phases;
+    for (int i = 0; i < static_cast<int>(phases.size()); ++i) {
+      if (i > 0 && !is_alone(phases[i]) && !is_alone(phases[i - 1])) ++plan->stretches.back().count;
+      else plan->stretches.push_back({i, 1, is_alone(phases[i])});
+    }
+    for (const StepPlan::Stretch& stretch : plan->stretches) {
+      phases[stretch.first + stretch.count - 1].barrier_after = false;  // a kernel's end is one
+      if (stretch.count > 1 && is_nothing(phases[stretch.first])) phases[stretch.first].barrier_after = false;
+    }
+  }
+  static bool is_nothing(const Phase& phase) { return phase.kind == PhaseKind::kReduce && phase.linear.num_items == 0; }
 
   Status fill(const Node& node, Phase* phase) {
     phase->kind = node.kind, phase->rows = node.rows;
@@ -289,6 +321,7 @@ class PhaseBuilder {
 
   // Which blocks take which part of k (see num_parts()). Wide linears are shared out on the device (WideShares).
   Status share_out(const Node& node, LinearSpec* spec) {
+    if (is_long(class_) && node.rows == Rows::kTokens) return {};
     if (is_wide(*spec)) {
       spec->num_parts = 1, spec->part_slice[1] = static_cast<int16_t>(num_slices(spec->weight.k_tiles)), spec->part_block[1] = static_cast<int16_t>(environment_.num_blocks);
       demand_.x_bytes = std::max(demand_.x_bytes, wide_bytes(spec->mode, spec->half_shift == 2));
@@ -478,7 +511,8 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
   auto plan = std::make_unique<StepPlan>();
   plan->logits_ = buffers.values(program.program->logits);
   size_t total = 0;
-  for (int c = 0; c < kNumRowClasses; ++c) {
+  const int most_rows = most_launch_rows(program, environment);
+  for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= most_rows; ++c) {
     const Status built = PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c);
     if (c == 0) QSPEC_RETURN_IF_ERROR(built);
     if (!built.is_ok()) {  // one row fits, so many don't

@@ -16,13 +16,17 @@ struct StepEnvironment {
   int num_blocks = 0;          // of the grid: one a multiprocessor
   size_t shared_bytes = 0;     // most a block may have
   const DeviceKv* kv = nullptr;
+  bool wants_long = false;     // calls may have more than kMaxStepRows rows, and the chip has clusters of blocks, which linears of long launches need
 };
 
-// Scratch of a program in one device allocation that several programs may share: contents don't survive a launch.
+// Rows of a launch of the program that may be: kMaxLongRows where its linears and the attention have what that takes, else kMaxStepRows.
+int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment);
+
+// Scratch of a program for launches of up to `rows` rows, in one device allocation that several programs may share: contents don't survive a launch.
 class StepBuffers {
  public:
-  static size_t bytes(const LoweredProgram& program);
-  StepBuffers(const LoweredProgram& program, uint8_t* base);
+  static size_t bytes(const LoweredProgram& program, int rows);
+  StepBuffers(const LoweredProgram& program, int rows, uint8_t* base);
 
   float* values(int buffer) const { return floats_[buffer]; }
   XForm x_form(const LoweredProgram& program, int buffer) const;
@@ -31,6 +35,7 @@ class StepBuffers {
   uint8_t* posts() const { return posts_; }
 
  private:
+  int rows_;
   std::vector<float*> floats_;
   std::vector<uint8_t*> x_forms_;
   std::vector<float2*> tables_;
@@ -67,8 +72,14 @@ class StepPlan {
   const StepConfig& config(int row_class) const { return classes_[row_class].config; }
   // From buffers.posts() on; all kNotThere when a launch begins.
   size_t posted_bytes(int row_class) const { return classes_[row_class].posted_bytes; }
-  const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy, for profiles
-  // Fills everything of StepParams but the batch and the workspace.
+  const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy
+  // Phases that one kernel does: all of them, but of a long launch each linear is a kernel, and what lies between two of them.
+  struct Stretch {
+    int first, count;
+    bool is_linear;
+  };
+  const std::vector<Stretch>& stretches(int row_class) const { return classes_[row_class].stretches; }
+  // Fills everything of StepParams but the batch and the workspace, for all phases.
   void bind(int row_class, StepParams* params) const;
 
   // Floats of StepWorkspace::partials, and counters, that launches need.
@@ -80,6 +91,7 @@ class StepPlan {
   struct ClassPlan {
     std::vector<Phase> phases, linears;
     std::vector<int> shape_linears;
+    std::vector<Stretch> stretches;
     StepConfig config;
     size_t posted_bytes = 0;
     const Phase *on_device = nullptr, *linears_on_device = nullptr;

@@ -440,7 +440,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
     QSPEC_UNROLL
     for (int r = 0; r < 2; ++r) {
       const int c = column_of(r);
-      own[r] = c < item.num_rows * heads ? start.positions[item.row_begin + Base::row_of(c)] : INT32_MAX;
+      own[r] = c < item.num_rows * heads ? load_constant(batch.positions + item.row_begin + Base::row_of(c)) : INT32_MAX;
     }
     const AttentionFold& fold = Base::fold_of(work);
     const bool by_segments = item.by_segments, is_whole = fold.num_items == 1 && fold.num_segments == 1;

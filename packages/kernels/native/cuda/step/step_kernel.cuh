@@ -101,7 +101,7 @@ QSPEC_KERNEL(step_threads<n8>(), 1) step_kernel(const QSPEC_GRID_CONSTANT StepPa
   commit_async();
   load_streams<n8>(params, thread);
   const StepBatch& batch = step_batch();
-  if (batch.num_items > 0) start_attention(batch, params.attention, thread, threads);
+  if (batch.num_items > 0) start_attention<!by_blocks>(batch, params.attention, thread, threads);
   if (thread == 0) begin_barrier(params.workspace.barrier);
   if constexpr (n8 >= kWideRowBlocks) {
     if (thread == 0) WideStages::begin_launch();

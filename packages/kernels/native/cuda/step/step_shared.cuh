@@ -170,10 +170,11 @@ QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionIte
 // Teams take items in turn: first the first teams of all blocks.
 QSPEC_DEVICE int first_item(int team) { return team * grid_blocks() + block_index(); }
 
-// At the launch's beginning, all threads, after the batch: the same for every layer.
+// At the launch's beginning, all threads, after the batch: the same for every layer. `has_rows`: of up to kMaxStepRows rows.
+template <bool has_rows>
 QSPEC_DEVICE void start_attention(const StepBatch& batch, const TeamShare& share, int thread, int num_threads) {
   AttentionStart& start = attention_start();
-  for (int i = thread; i < batch.rows; i += num_threads) {
+  for (int i = thread; has_rows && i < batch.rows; i += num_threads) {
     start.positions[i] = load_constant(batch.positions + i);
     start.slots_of_rows[i] = load_constant(batch.slots + i);
   }

@@ -439,6 +439,57 @@ QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
   }
 }
 
+// More than 256 rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
+// k and runs that end early, on so few blocks that each has several tiles. Two sequences in one launch, and drafts.
+QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
+  struct Case {
+    const char* format;
+    int head_dim, hadamard_block;
+    KvFormat kv;
+  };
+  for (const Case& c : {Case{"bf16", 64, 0, KvFormat::kBf16}, {"int4", 128, 0, KvFormat::kInt8}, {"nested", 128, 128, KvFormat::kInt8Nested}}) {
+    LlamaShape shape;
+    shape.hidden = 256, shape.intermediate = 2304, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
+    const std::string format = c.format;
+    const auto spec_of = [&](const std::string& name) {
+      if (name == "embedding" || name == "head" || format == "bf16") return dense_spec(DenseType::kBf16);
+      return format == "int4" ? int4_spec(128) : nested_spec(128, 12);
+    };
+    Model model(shape, spec_of, c.hadamard_block);
+    SessionSpec spec = speculative_spec(16);
+    spec.has_draft = format == "nested", spec.kv = c.kv, spec.max_rows = 320;
+    spec.target.hadamard_block = spec.draft.hadamard_block = c.hadamard_block;
+    auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
+    if (!session) return;
+    QSPEC_EXPECT(!static_cast<cuda::CudaSession&>(*session).phases(false, 300).empty());
+    const std::vector<int32_t> tokens = random_tokens(280, shape.vocab, 31);
+    const std::vector<int32_t> pages = some_pages(18), others = {62, 63};
+    for (const bool is_draft : {false, true}) {
+      if (is_draft && !spec.has_draft) continue;
+      const auto forward = [&](ForwardBatch batch) {
+        batch.is_draft = is_draft;
+        ForwardResult result;
+        expect_ok(session->forward(batch, &result), "forward");
+        return result.logits;
+      };
+      ForwardBatch batch = chain(tokens, 0, pages);
+      batch.logit_rows.clear();
+      for (int i = 4; i < 280; i += 5) batch.logit_rows.push_back(i);
+      const ForwardBatch alone = chain({tokens.begin(), tokens.begin() + 20}, 0, others);
+      for (int i = 0; i < 20; ++i) batch.tokens.push_back(tokens[i]), batch.positions.push_back(i), batch.sequences.push_back(1);
+      batch.pages.page_ids.insert(batch.pages.page_ids.end(), others.begin(), others.end()), batch.pages.page_offsets.push_back(20);
+      batch.logit_rows.push_back(299);
+      const std::vector<float> many = forward(batch), last = forward(alone);
+      QSPEC_EXPECT_BITS(many.data() + many.size() - shape.vocab, last.data() + 19 * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, the other sequence", c.format, is_draft));
+      for (int first = 0; first < 280; first += 28) {
+        const std::vector<float> few = forward(chain({tokens.begin() + first, tokens.begin() + first + 28}, first, pages));
+        for (int row = first; row < first + 28; ++row)
+          if (row % 5 == 4) QSPEC_EXPECT_BITS(many.data() + row / 5 * shape.vocab, few.data() + (row - first) * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, row %d", c.format, is_draft, row));
+      }
+    }
+  }
+}
+
 // A chip whose multiprocessors have less shared memory takes fewer rows at a time, and gives the same bits.
 QSPEC_TEST(little_shared_memory_means_fewer_rows_a_launch) {
   LlamaShape shape;

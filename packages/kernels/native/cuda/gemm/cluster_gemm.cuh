@@ -1,0 +1,585 @@
+// A linear of many rows (hundreds: a prefill) as a kernel of its own: what matters is the tensor cores' rate.
+//
+// A block does tiles of 128 outputs x 128 rows over all of k, so that nobody adds what others left. Two warpgroups multiply: each warp unpacks a row-tile's weights
+// in registers, the A operand, which come by its own lanes' copies; activations, the B operand, come through a ring of stages that a third warpgroup's copies
+// fill. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
+// registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit.
+//
+// Sums are made in the one order (common/layout.h): a run's in registers, a slice's in shared memory, a tile's in memory, each thread its own.
+#pragma once
+#include "common/bulk_copy.cuh"
+#include "common/wide_mma.cuh"
+#include "gemm/cluster_gemm.h"
+#include "gemm/run_product.cuh"
+#include "step/linear_shared.cuh"
+
+namespace qspec::cuda {
+
+#if defined(__CUDACC__)
+constexpr int kClusterBlocks = 2;
+#else
+constexpr int kClusterBlocks = 1;
+#endif
+constexpr int kGemmUnitTiles = 2, kGemmUnits = kRunTiles / kGemmUnitTiles;  // a unit is 128 k; of a run
+constexpr int kGemmGroupSize = kGemmUnitTiles * kTileK;
+constexpr int kGemmStages = 3;
+constexpr int kGemmTileBytes = kGemmRowBlocks * kWideBlockBytes, kGemmStageBytes = kGemmUnitTiles * kGemmTileBytes;
+
+// ---- Shared memory: [counters][rows' scales of two tiles][stages][sums][weights] ---------------------------------------------------------------------
+
+constexpr uint32_t kGemmScalesAt = 128, kGemmStagesAt = kGemmScalesAt + 2 * kGemmRows * 4;
+constexpr uint32_t kGemmSumsAt = kGemmStagesAt + kGemmStages * kGemmStageBytes;
+constexpr uint32_t kGemmRingAt = kGemmSumsAt + kGemmTotalBytes;
+
+// Units of weights that a warp has in its ring; of dense weights, which are fragments already and go to registers, none.
+constexpr int gemm_ring_units(GemmMode mode) { return mode == GemmMode::kDense ? 0 : mode == GemmMode::kHiLo ? 2 : 4; }
+constexpr int gemm_unit_bytes(GemmMode mode) { return kGemmUnitTiles * kTileBytes * (mode == GemmMode::kHiLo ? 2 : 1) + kWarp * 4; }
+constexpr size_t gemm_shared_bytes(GemmMode mode) { return kGemmRingAt + kGemmWarps * gemm_ring_units(mode) * gemm_unit_bytes(mode); }
+
+QSPEC_DEVICE int gemm_cluster_rank() {
+#if defined(QSPEC_HAS_WGMMA)
+  return cluster_rank();
+#else
+  return 0;
+#endif
+}
+
+// ---- Tiles ---------------------------------------------------------------------------------------------------------------------------------
+
+// Passes of 128 rows of the first outputs, then of the next: neighbours read the same weights. A cluster has neighbouring outputs of one pass.
+struct GemmTiles {
+  int passes, tiles, runs;
+  bool is_pair;
+
+  QSPEC_DEVICE GemmTiles(const LinearSpec& spec, int rows)
+      : passes((rows + kGemmRows - 1) / kGemmRows), runs(num_runs(spec.weight.k_tiles)), is_pair(spec.epilogue == Epilogue::kSilu) {
+    const int items = kClusterBlocks * block_items();
+    tiles = (spec.num_items + items - 1) / items * passes;
+  }
+  QSPEC_DEVICE int block_items() const { return is_pair ? kGemmWarps / 2 : kGemmWarps; }
+  QSPEC_DEVICE static int first() { return block_index() / kClusterBlocks; }
+  QSPEC_DEVICE static int step() { return grid_blocks() / kClusterBlocks; }
+  QSPEC_DEVICE int pass(int tile) const { return tile % passes; }
+  // A warp's item, maybe past the last, and its row-tile.
+  QSPEC_DEVICE int item(int tile, int rank, int warp) const {
+    return (tile / passes * kClusterBlocks + rank) * block_items() + (is_pair ? warp / kGroupWarps * kUpWarp + warp % kUpWarp : warp);
+  }
+  QSPEC_DEVICE bool is_up(int warp) const { return is_pair && warp % kGroupWarps >= kUpWarp; }
+  QSPEC_DEVICE int row_tile(const LinearSpec& spec, int item, int warp) const {
+    const int there = item < spec.num_items ? item : spec.num_items - 1;
+    return is_up(warp) ? there + spec.num_items : there;
+  }
+};
+
+// A run of a tile; walks all runs of the block's tiles.
+struct GemmCursor {
+  int tile, run;
+  // True when another tile begins.
+  QSPEC_DEVICE bool advance(const GemmTiles& tiles) {
+    if (++run < tiles.runs) return false;
+    run = 0, tile += GemmTiles::step();
+    return true;
+  }
+  QSPEC_DEVICE bool is_done(const GemmTiles& tiles) const { return tile >= tiles.tiles; }
+};
+
+// ---- Activations --------------------------------------------------------------------------------------------------------------------------
+
+struct GemmInput {
+  const uint8_t* data;
+  int tile_bytes, last_tile;
+
+  QSPEC_DEVICE GemmInput(const ClusterGemmParams& params)
+      : data(params.phase.x.data), tile_bytes(x_tile_bytes(params.blocks)), last_tile(params.phase.linear.weight.k_tiles - 1) {}
+  // Of tile `i` of a unit. Behind the last tile of k it is that again: to be multiplied by zeros, or added to nothing.
+  QSPEC_DEVICE const uint8_t* source(int pass, int run, int unit, int i) const {
+    const int tile = run * kRunTiles + unit * kGemmUnitTiles + i;
+    return data + pass * kGemmTileBytes + static_cast<int64_t>(tile < last_tile ? tile : last_tile) * tile_bytes;
+  }
+};
+
+// Which stage, and the parity of the round that it is in.
+struct GemmStage {
+  uint32_t index = 0, parity = 0;
+  QSPEC_DEVICE uint32_t place() const { return kGemmStagesAt + index * kGemmStageBytes; }
+  QSPEC_DEVICE uint32_t full_at() const { return index * 16; }
+  QSPEC_DEVICE uint32_t empty_at() const { return index * 16 + 8; }
+  QSPEC_DEVICE void advance() {
+    if (++index == kGemmStages) index = 0, parity ^= 1;
+  }
+};
+
+#if defined(QSPEC_HAS_WGMMA)
+// One thread: fills stages for all tiles of the block.
+QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmTiles& tiles) {
+  constexpr uint32_t kPart = kGemmTileBytes / kClusterBlocks, kAll = (1u << kClusterBlocks) - 1;
+  const GemmInput input(params);
+  const uint32_t part = gemm_cluster_rank() * kPart;
+  GemmStage stage;
+  const auto bring = [&](int pass, int run, int unit) {
+    wait_for_counter(stage.empty_at(), stage.parity ^ 1);
+    expect_bytes(stage.full_at(), kGemmStageBytes);
+    QSPEC_UNROLL
+    for (int i = 0; i < kGemmUnitTiles; ++i) copy_bulk_to(stage.place() + i * kGemmTileBytes + part, input.source(pass, run, unit, i) + part, kPart, stage.full_at(), kAll);
+    stage.advance();
+  };
+  for (int tile = GemmTiles::first(); tile < tiles.tiles; tile += GemmTiles::step())
+    for (int run = 0; run < tiles.runs; ++run)
+      QSPEC_NO_UNROLL
+      for (int unit = 0; unit < kGemmUnits; ++unit) bring(tiles.pass(tile), run, unit);
+}
+#endif
+
+// ---- Weights ------------------------------------------------------------------------------------------------------------------------------
+
+// Where the calling lane's weights of a run are; walks the block's runs.
+template <GemmMode mode>
+struct GemmWeightRuns {
+  static constexpr bool kIsDense = mode == GemmMode::kDense, kHasLow = mode == GemmMode::kHiLo;
+  static constexpr int kPieceBytes = full_piece_bytes(kGemmGroupSize), kRunBytes = kIsDense ? kRunTiles * kDenseTileBytes : kRunTiles / kPieceTiles * kPieceBytes;
+
+  GemmCursor at;
+  RunPlace place;
+
+  QSPEC_DEVICE void begin(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+    at = {GemmTiles::first(), 0};
+    if (!at.is_done(tiles)) find(spec, tiles, rank, warp);
+  }
+  // At the end the place stays.
+  QSPEC_DEVICE void advance(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+    if (at.advance(tiles)) {
+      if (!at.is_done(tiles)) find(spec, tiles, rank, warp);
+      return;
+    }
+    place.high += kRunBytes;
+    if (kHasLow) place.low += kRunTiles * kTileBytes;
+  }
+
+ private:
+  QSPEC_DEVICE void find(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+    const DeviceWeight& w = spec.weight;
+    const int lane = lane_index();
+    const int64_t row_tile = tiles.row_tile(spec, tiles.item(at.tile, rank, warp), warp);
+    if (kIsDense) place.high = w.dense + row_tile * w.k_tiles * kDenseTileBytes + lane * 16;
+    else place.high = w.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, kGemmGroupSize) + lane * 16;
+    if (kHasLow) place.low = w.lo + row_tile * w.k_tiles * kTileBytes + lane * 16;
+  }
+};
+
+// A warp's ring of units; each lane copies what it will unpack.
+template <GemmMode mode>
+struct GemmRing {
+  static constexpr bool kHasLow = mode == GemmMode::kHiLo;
+  static constexpr int kUnits = gemm_ring_units(mode), kUnitBytes = gemm_unit_bytes(mode), kCodeBytes = kGemmUnitTiles * kTileBytes, kScalesAt = (kHasLow ? 2 : 1) * kCodeBytes;
+  using Unit = WeightChunk<mode, 2, kGemmUnitTiles>;
+
+  GemmWeightRuns<mode> next;  // the run of the unit that is copied next
+  SharedPlace codes, scales;  // of this lane's part of the first slot
+
+  QSPEC_DEVICE void begin(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+    next.begin(spec, tiles, rank, warp);
+    const uint32_t ring = kGemmRingAt + warp * kUnits * kUnitBytes;
+    codes = shared_place(ring + lane_index() * 16), scales = shared_place(ring + kScalesAt + lane_index() * 4);
+    QSPEC_UNROLL
+    for (int unit = 0; unit < kUnits; ++unit) fetch(spec, tiles, unit);
+  }
+  QSPEC_DEVICE Unit read(int unit) const {
+    Unit to;
+    wait_async<kUnits - 1>();
+    const uint32_t slot = unit % kUnits * kUnitBytes;
+    QSPEC_UNROLL
+    for (int i = 0; i < kGemmUnitTiles; ++i) {
+      to.high[i] = shared_load_16(codes + (slot + i * kTileBytes));
+      if (kHasLow) to.low[i] = shared_load_16(codes + (slot + kCodeBytes + i * kTileBytes));
+    }
+    to.scales[0] = shared_load_4(scales + slot);
+    return to;
+  }
+  // When a unit has been read: one that comes later, into its slot.
+  QSPEC_DEVICE void replace(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp, int unit) {
+    const int later = (unit + kUnits) % kGemmUnits;
+    if (later == 0) next.advance(spec, tiles, rank, warp);
+    fetch(spec, tiles, later);
+  }
+
+ private:
+  QSPEC_DEVICE void fetch(const LinearSpec& spec, const GemmTiles& tiles, int unit) const {
+    if (!next.at.is_done(tiles)) copy(spec, unit);
+    commit_async();
+  }
+  // Behind a piece's codes, of which the last may have fewer, are its scales.
+  QSPEC_DEVICE void copy(const LinearSpec& spec, int unit) const {
+    constexpr int kPieceUnits = kPieceTiles / kGemmUnitTiles;
+    const int piece = unit / kPieceUnits, half = unit % kPieceUnits;
+    const uint32_t slot = unit % kUnits * kUnitBytes;
+    const uint8_t* high = next.place.high + piece * GemmWeightRuns<mode>::kPieceBytes;
+    QSPEC_UNROLL
+    for (int i = 0; i < kGemmUnitTiles; ++i) {
+      copy_async<16>(codes + (slot + i * kTileBytes), high + half * kCodeBytes + i * kTileBytes);
+      if (kHasLow) copy_async<16>(codes + (slot + kCodeBytes + i * kTileBytes), next.place.low + unit * kCodeBytes + i * kTileBytes);
+    }
+    const int rest = spec.weight.k_tiles - next.at.run * kRunTiles - piece * kPieceTiles;
+    copy_async<4>(scales + slot, high + (rest < kPieceTiles ? rest : kPieceTiles) * kTileBytes + half * kScaleBytes - lane_index() * 16 + lane_index() / 4 * 4);
+  }
+};
+
+// ---- The product --------------------------------------------------------------------------------------------------------------------------
+
+// Lane (g, t) has outputs g and g + 8 of rows 2t and 2t + 1; gets four neighbouring outputs of one of these rows. All lanes.
+QSPEC_DEVICE void transpose_outputs(float (&v)[4]) {
+  QSPEC_UNROLL
+  for (int step = 1; step < 4; step *= 2) {
+    const bool is_odd = lane_index() / 4 & step;
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      float &low = v[i], &high = v[i + step];
+      const float other = shuffle_xor(is_odd ? low : high, 4 * step);
+      if (is_odd) low = other;
+      else high = other;
+    }
+  }
+}
+
+template <GemmMode mode>
+struct ClusterGemm {
+  static constexpr bool kIsDense = mode == GemmMode::kDense;
+  static constexpr int n8 = kGemmRowBlocks;
+  static constexpr int kDenseTiles = 4;  // of dense weights in registers
+  static constexpr int kTogether = 4;  // row blocks whose sums are loaded together
+  using Fragments = uint32_t[2][2][4];   // of a tile
+  using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode>;
+  using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
+
+  const ClusterGemmParams& params;
+  const LinearSpec& spec;
+  const GemmTiles& tiles;
+  int rank, warp, thread;
+  GemmCursor now;
+  GemmStage stage;
+  int parity = 0;        // of the tile: which rows' scales
+  Accumulator<n8> sums;  // of the run
+  Ring ring;
+  typename Ring::Unit weights;             // the unit that is multiplied next
+  GemmWeightRuns<GemmMode::kDense> dense;  // the run whose tiles are loaded next
+  DenseTile dense_tiles[kDenseTiles];
+
+  QSPEC_DEVICE ClusterGemm(const ClusterGemmParams& of, const GemmTiles& all) : params(of), spec(of.phase.linear), tiles(all), rank(gemm_cluster_rank()), warp(shuffle_from(thread_index() / kWarp, 0)), thread(thread_index()) {}
+
+  QSPEC_DEVICE NestedRadix radix() const { return NestedRadix(spec.weight.radix); }
+
+  // ---- Stages ----
+
+#if defined(QSPEC_HAS_WGMMA)
+  QSPEC_DEVICE void wait_for_stage(int) const { wait_for_counter(stage.full_at(), stage.parity); }
+  QSPEC_DEVICE void release(const GemmStage& of) const {
+    sync_warp();
+    if (lane_index() < kClusterBlocks) arrive_at_block(of.empty_at(), lane_index());
+  }
+#else
+  QSPEC_DEVICE void wait_for_stage(int unit) const {
+    const GemmInput input(params);
+    named_barrier(kBlockBarrier, kGemmMultipliers);
+    for (int i = thread * 16; i < kGemmStageBytes; i += kGemmMultipliers * 16)
+      copy_async<16>(stage.place() + i, input.source(tiles.pass(now.tile), now.run, unit, i / kGemmTileBytes) + i % kGemmTileBytes);
+    commit_async(), wait_async<0>();
+    named_barrier(kBlockBarrier, kGemmMultipliers);
+  }
+  QSPEC_DEVICE void release(const GemmStage&) const {}
+#endif
+
+  // ---- Codes: units are groups ----
+
+  // Of tile `i` of the unit that was read.
+  QSPEC_DEVICE void unpack(Fragments& a, int i) const {
+    QSPEC_UNROLL
+    for (int half = 0; half < 2; ++half) weights.unpack(a[half], 2 * i + half, radix());
+  }
+  template <bool is_first>
+  QSPEC_DEVICE static void multiply(Accumulator<n8>& d, const Fragments& a, const WideInput& x, int i) {
+    begin_wide();
+    multiply_wide<is_first>(d.value, a[0], x, wide_half_at<n8>(2 * i));
+    multiply_wide<false>(d.value, a[1], x, wide_half_at<n8>(2 * i + 1));
+    end_wide();
+  }
+  // Reads a unit of the run, and asks for one that comes later.
+  QSPEC_DEVICE void read(int unit) {
+    weights = ring.read(unit);
+    ring.replace(spec, tiles, rank, warp, unit);
+  }
+  // What lies behind the last tile of k is multiplied as well, and added to nothing.
+  QSPEC_DEVICE void multiply_run() {
+    const int left = spec.weight.k_tiles - now.run * kRunTiles;
+    QSPEC_UNROLL
+    for (int unit = 0; unit < kGemmUnits; ++unit) {
+      const uint32_t scale = weights.scales[0];
+      wait_for_stage(unit);
+      const WideInput x = WideInput(stage.place()).uniform();
+      Fragments a[kGemmUnitTiles];
+      Accumulator<n8> group;
+      unpack(a[0], 0);
+      multiply<true>(group, a[0], x, 0);
+      unpack(a[1], 1);
+      multiply<false>(group, a[1], x, 1);
+      read((unit + 1) % kGemmUnits);
+      wait_wide_sums(group.value);
+      release(stage);
+      stage.advance();
+      if (unit == 0 || unit * kGemmUnitTiles < left) add_group(sums, group, scale);
+    }
+  }
+  QSPEC_DEVICE void begin_codes() {
+    ring.begin(spec, tiles, rank, warp);
+    read(0);
+  }
+
+  // ---- Dense weights, fragments already: a tile's registers are loaded anew while the tile behind it is multiplied ----
+
+  QSPEC_DEVICE void load_dense(int tile) { dense_tiles[tile % kDenseTiles].load(dense.place, tile, 0, 0); }
+  QSPEC_DEVICE void multiply_dense_run() {
+    const int left = spec.weight.k_tiles - now.run * kRunTiles;
+    GemmStage before;
+    QSPEC_UNROLL
+    for (int tile = 0; tile < kRunTiles; ++tile) {
+      const int unit = tile / kGemmUnitTiles, within = tile % kGemmUnitTiles;
+      DenseTile& held = dense_tiles[tile % kDenseTiles];
+      if (tile >= left) {
+        QSPEC_UNROLL
+        for (int i = 0; i < DenseTile::kLoads; ++i) held.high[i] = uint4{0, 0, 0, 0};
+      }
+      Fragments a;
+      QSPEC_UNROLL
+      for (int i = 0; i < 2; ++i) held.unpack(a[i], i, radix());
+      if (within == 0) wait_for_stage(unit);
+      multiply<false>(sums, a, WideInput(stage.place()).uniform(), within);
+      wait_wide<1>();
+      const int later = (tile + kDenseTiles - 1) % kRunTiles;  // in the place of the tile before this one
+      if (later == 0) dense.advance(spec, tiles, rank, warp);
+      load_dense(later);
+      if (within == 0 && unit > 0) release(before);
+      if (within == kGemmUnitTiles - 1) before = stage, stage.advance();
+    }
+    wait_wide_sums(sums.value);
+    release(before);
+  }
+  QSPEC_DEVICE void begin_dense() {
+    dense.begin(spec, tiles, rank, warp);
+    QSPEC_UNROLL
+    for (int i = 0; i < kDenseTiles - 1; ++i) load_dense(i);
+  }
+
+  // ---- Sums ----
+
+  QSPEC_DEVICE SharedPlace slice_at(int c) const { return shared_place(kGemmSumsAt + (c * kGemmMultipliers + thread) * 16); }
+  QSPEC_DEVICE float4* total_at(int c) const { return reinterpret_cast<float4*>(params.totals + static_cast<int64_t>(block_index()) * kGemmTotalBytes) + c * kGemmMultipliers + thread; }
+  // sums = what was there + sums.
+  template <typename Load>
+  QSPEC_DEVICE void add_behind(const Load& load) {
+    QSPEC_UNROLL
+    for (int first = 0; first < n8; first += kTogether) {
+      float4 v[kTogether];
+      QSPEC_UNROLL
+      for (int c = 0; c < kTogether; ++c) v[c] = load(first + c);
+      QSPEC_UNROLL
+      for (int c = 0; c < kTogether; ++c) {
+        float(&s)[4] = sums.value[first + c];
+        s[0] = v[c].x + s[0], s[1] = v[c].y + s[1], s[2] = v[c].z + s[2], s[3] = v[c].w + s[3];
+      }
+    }
+  }
+  QSPEC_DEVICE void store_slice(int c) {
+    const float(&v)[4] = sums.value[c];
+    shared_store_16(slice_at(c), uint4{bits_of_float(v[0]), bits_of_float(v[1]), bits_of_float(v[2]), bits_of_float(v[3])});
+  }
+  QSPEC_DEVICE float4 load_slice(SharedPlace at) const {
+    const uint4 w = shared_load_16(at);
+    return {float_of_bits(w.x), float_of_bits(w.y), float_of_bits(w.z), float_of_bits(w.w)};
+  }
+  // The run's sums are there: on to the slice's, the tile's, and where they go.
+  QSPEC_DEVICE void end_run() {
+    const bool is_last = now.run == tiles.runs - 1;
+    if (now.run % kSliceRuns > 0) add_behind([&](int c) { return load_slice(slice_at(c)); });
+    if (!is_last && now.run % kSliceRuns < kSliceRuns - 1) {
+      QSPEC_UNROLL
+      for (int c = 0; c < n8; ++c) store_slice(c);
+      return;
+    }
+    if (now.run >= kSliceRuns) add_behind([&](int c) { return load_l2(total_at(c)); });
+    if (is_last) return store_tile();
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c) store_l2(total_at(c), float4{sums.value[c][0], sums.value[c][1], sums.value[c][2], sums.value[c][3]});
+  }
+
+  // ---- What becomes of a tile ----
+
+  // Four neighbouring outputs of a row, whose sums times `scale` and plus `bias` are the product.
+  QSPEC_DEVICE static void finish(float (&v)[4], float scale, const float4& bias) {
+    v[0] = v[0] * scale + bias.x, v[1] = v[1] * scale + bias.y, v[2] = v[2] * scale + bias.z, v[3] = v[3] * scale + bias.w;
+  }
+  // Of four outputs from `column` on; where there is none, what is added without a trace.
+  QSPEC_DEVICE float4 bias_of(int column) const {
+    float v[4];
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e) v[e] = spec.bias && column + e < spec.weight.n ? load_constant(spec.bias + column + e) : -0.0f;
+    return {v[0], v[1], v[2], v[3]};
+  }
+  // A warpgroup, behind a barrier with those that found what its rows are multiplied with.
+  QSPEC_DEVICE void store_tile() {
+    group_barrier(kScalesBarrier + warp / kGroupWarps, kScalesThreads);
+    const int first = tiles.pass(now.tile) * kGemmRows, rows = load_constant(&params.batch->rows) - first, item = tiles.item(now.tile, rank, warp);
+    const int lane = lane_index(), g = lane / 4, row = 2 * (lane % 4) + g % 2, within = g % 4 / 2 * 8 + g / 4 * 4;  // what the lane has of a row block, transposed
+    const SharedPlace row_scales = shared_place(kGemmScalesAt + (parity * kGemmRows + row) * 4);
+    parity ^= 1;
+    if (tiles.is_pair) store_pairs(item, first, rows, row, item * kTileN + within, row_scales);
+    else if (item < spec.num_items) store_outputs(first, rows, row, item * kTileN + within, row_scales);
+  }
+  // Rows `row` of every row block; `rows`: from the tile's first on.
+  QSPEC_DEVICE void store_outputs(int first, int rows, int row, int column, SharedPlace row_scales) {
+    const int64_t stride = spec.output_stride;
+    float* const place = spec.output + (first + row) * stride + spec.output_column + column;  // of the first row block
+    const float4 bias = bias_of(column);
+    const bool adds = spec.epilogue == Epilogue::kAdd, is_whole = spec.weight.n - column >= 4 && reinterpret_cast<uintptr_t>(place) % sizeof(float4) == 0 && stride % 4 == 0;
+    QSPEC_UNROLL
+    for (int block = 0; block < n8; block += kTogether) {
+      float4 before[kTogether];  // all loads wait together
+      QSPEC_UNROLL
+      for (int i = 0; i < kTogether; ++i)
+        if (adds && is_whole && 8 * (block + i) + row < rows) before[i] = load_l2(reinterpret_cast<const float4*>(place + 8 * (block + i) * stride));
+      QSPEC_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        const int in_tile = 8 * (block + i);
+        float(&v)[4] = sums.value[block + i];
+        transpose_outputs(v);
+        if (in_tile + row >= rows) continue;
+        finish(v, shared_load_float(row_scales + in_tile * 4), bias);
+        float* const to = place + in_tile * stride;
+        const float4& b = before[i];
+        if (!is_whole) store_some(to, column, adds, v);
+        else if (adds) *reinterpret_cast<float4*>(to) = {add_flushed(b.x, v[0]), add_flushed(b.y, v[1]), add_flushed(b.z, v[2]), add_flushed(b.w, v[3])};
+        else *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
+      }
+    }
+  }
+  QSPEC_DEVICE void store_some(float* to, int column, bool adds, const float (&v)[4]) const {
+    QSPEC_UNROLL
+    for (int e = 0; e < 4; ++e)
+      if (column + e < spec.weight.n) to[e] = adds ? add_flushed(to[e], v[e]) : v[e];
+  }
+  // A gate's warp and its up's have the same places: each gives the other half of its row blocks, and stores silu(gate) · up of the rest.
+  QSPEC_DEVICE void store_pairs(int item, int first, int rows, int row, int column, SharedPlace row_scales) {
+    constexpr int kHalf = n8 / 2;
+    const bool is_up = tiles.is_up(warp);
+    const int barrier = kTeamBarrier + warp / kGroupWarps, other = (is_up ? -kUpWarp : kUpWarp) * kWarp * 16, first_block = is_up ? kHalf : 0, width = spec.weight.n / 2;
+    const float4 biases[2] = {bias_of(column), bias_of(width + column)};
+    uint8_t* const x = spec.out_x + x_offset(params.blocks, first + 8 * first_block + row, column);
+    float* const values = spec.output + static_cast<int64_t>(first + 8 * first_block + row) * width + column;
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c)
+      if ((c < kHalf) == is_up) store_slice(c);
+    group_barrier(barrier, kGroupWarps * kWarp);
+    const int left = item < spec.num_items ? rows - 8 * first_block - row : 0;
+    QSPEC_UNROLL
+    for (int c = 0; c < kHalf; ++c) {
+      const float4 theirs = load_slice(slice_at(first_block + c) + static_cast<uint32_t>(other));
+      const float of_other[4] = {theirs.x, theirs.y, theirs.z, theirs.w};
+      float gate[4], up[4];
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float own = is_up ? sums.value[c + kHalf][i] : sums.value[c][i];
+        gate[i] = is_up ? of_other[i] : own, up[i] = is_up ? own : of_other[i];
+      }
+      transpose_outputs(gate), transpose_outputs(up);
+      if (8 * c >= left) continue;
+      const float scale = shared_load_float(row_scales + 8 * (first_block + c) * 4);
+      finish(gate, scale, biases[0]), finish(up, scale, biases[1]);
+      QSPEC_UNROLL
+      for (int e = 0; e < 4; ++e) gate[e] = silu(gate[e]) * up[e];
+      if (spec.out_x == nullptr) {
+        *reinterpret_cast<float4*>(values + static_cast<int64_t>(8 * c) * width) = {gate[0], gate[1], gate[2], gate[3]};
+        continue;
+      }
+      uint8_t* const to = x + c * kWideBlockBytes;
+      *reinterpret_cast<uint32_t*>(to) = pack_bf16(gate[0], gate[1]);
+      *reinterpret_cast<uint32_t*>(to + kWideWordBytes) = pack_bf16(gate[2], gate[3]);
+    }
+    group_barrier(barrier, kGroupWarps * kWarp);  // before slices come to their place
+  }
+
+  QSPEC_DEVICE void run() {
+    now = {GemmTiles::first(), 0};
+    if (now.is_done(tiles)) return;
+    if constexpr (kIsDense) begin_dense();
+    else begin_codes();
+    QSPEC_NO_UNROLL
+    for (; !now.is_done(tiles); now.advance(tiles)) {
+      sums.clear();
+      if constexpr (kIsDense) multiply_dense_run();
+      else multiply_run();
+      end_run();
+    }
+  }
+  static constexpr int kScalesBarrier = kTeamBarrier + kGemmGroups;  // + group
+  static constexpr int kScalesThreads = kGroupWarps * kWarp + kGemmThreads - kGemmMultipliers - kWarp;
+};
+
+// What sums of a tile's rows are multiplied with, by three warps, for each tile of the block: 1 / rms of rows whose norm another phase left to divide by, and
+// what codes are multiples of (as finish_sums()).
+template <GemmMode mode>
+QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles& tiles, int warp, int warps) {
+  constexpr int kAtOnce = 8;
+  const int lane = lane_index(), runs = num_row_runs(params.phase.source), rows = load_constant(&params.batch->rows);
+  const float* squares = params.phase.x.squares;
+  int parity = 0;
+  for (int tile = GemmTiles::first(); tile < tiles.tiles; tile += GemmTiles::step(), parity ^= 1) {
+    const int first_row = tiles.pass(tile) * kGemmRows;
+    QSPEC_NO_UNROLL
+    for (int first = warp; first < kGemmRows; first += kAtOnce * warps) {
+      float sums[kAtOnce] = {};  // of the lane's first run; few rows have more than 32
+      QSPEC_UNROLL
+      for (int r = 0; r < kAtOnce; ++r) {
+        const int row = first + r * warps;
+        if (squares && row < kGemmRows && first_row + row < rows && lane < runs) sums[r] = load_l2(squares + (first_row + row) * runs + lane);
+      }
+      QSPEC_UNROLL
+      for (int r = 0; r < kAtOnce; ++r) {
+        const int row = first + r * warps;
+        if (row >= kGemmRows) break;
+        float sum = sums[r];
+        for (int run = lane + kWarp; squares && first_row + row < rows && run < runs; run += kWarp) sum += load_l2(squares + (first_row + row) * runs + run);
+        const float factor = squares ? factor_of(params.phase.source, sum) : 1.0f;
+        const float scale = (mode == GemmMode::kHiLo ? factor / static_cast<float>(params.phase.linear.weight.radix) : factor) * (mode == GemmMode::kDense ? 1.0f : kCodesAUnit);
+        if (lane == 0) shared_store_float(kGemmScalesAt + (parity * kGemmRows + row) * 4, scale);
+      }
+    }
+    QSPEC_UNROLL
+    for (int group = 0; group < kGemmGroups; ++group) group_barrier(ClusterGemm<mode>::kScalesBarrier + group, ClusterGemm<mode>::kScalesThreads);
+  }
+}
+
+template <GemmMode mode>
+QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT ClusterGemmParams params) {
+  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows));
+#if defined(QSPEC_HAS_WGMMA)
+  if (thread_index() == 0) {
+    for (GemmStage stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * kClusterBlocks);
+    publish_counters();
+  }
+  cluster_barrier();
+  if (thread_index() < kGemmMultipliers) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    ClusterGemm<mode>(params, tiles).run();
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    const int warp = thread_index() / kWarp - kGemmWarps;
+    if (warp > 0) find_scales<mode>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+    else if (lane_index() == 0) bring_activations(params, tiles);
+  }
+  cluster_barrier();  // others of the cluster may still copy to, or arrive at, a block that is done
+#else
+  const int warp = thread_index() / kWarp - kGemmWarps;
+  if (warp < 0) ClusterGemm<mode>(params, tiles).run();
+  else if (warp > 0) find_scales<mode>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+#endif
+}
+
+}  // namespace qspec::cuda

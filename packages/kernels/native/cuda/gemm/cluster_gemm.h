@@ -1,0 +1,29 @@
+// A linear of a long launch (a prefill) as a kernel of its own.
+#pragma once
+#include "common/device.h"
+#include "step/step_program.h"
+
+namespace qspec::cuda {
+
+constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile
+constexpr int kGemmGroups = 2, kGemmWarps = kGemmGroups * kGroupWarps, kGemmMultipliers = 32 * kGemmWarps;  // warpgroups that multiply, a row-tile a warp
+constexpr int kGemmThreads = kGemmMultipliers + 128;  // and one that brings activations
+// What a block keeps of a tile whose k is more than a slice, in memory.
+constexpr size_t kGemmTotalBytes = size_t{kGemmRowBlocks} * kGemmMultipliers * 16;
+
+struct ClusterGemmParams {
+  Phase phase;              // kLinear, of Rows::kTokens
+  const StepBatch* batch;
+  RowBlocks blocks;         // of the x-forms in memory
+  uint8_t* totals;          // [blocks of the grid][kGemmTotalBytes]
+};
+
+// Can it multiply these weights? Dense ones, or codes in groups of 128.
+bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight);
+size_t cluster_gemm_shared_bytes();
+// Of the grid, where there may be so many: whole clusters.
+int gemm_blocks(int num_blocks);
+// `num_blocks`: at most one a multiprocessor.
+Status launch_cluster_gemm(int num_blocks, const ClusterGemmParams& params, cudaStream_t stream);
+
+}  // namespace qspec::cuda
