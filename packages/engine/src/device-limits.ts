@@ -6,6 +6,8 @@ interface DeviceLimits {
   readonly kvFormats: readonly KvFormat[];
   /** As in `MemoryRequest`. */
   readonly defaultKvBytes: number;
+  /** Rows of a round: a GPU takes a prompt fastest in long chunks, on a CPU long ones only keep others waiting. */
+  readonly defaultBatchedTokens: number;
   readonly instead: string;
 }
 
@@ -13,11 +15,13 @@ interface DeviceLimits {
 const SYSTEM: DeviceLimits = {
   kvFormats: ['f32', 'bf16', 'int8'],
   defaultKvBytes: KV_DEFAULT_BYTES,
+  defaultBatchedTokens: 256,
   instead: 'choose int8, or `device`: "cuda"',
 };
 const CUDA: DeviceLimits = {
   kvFormats: ['bf16', 'int8', 'int8-nested'],
   defaultKvBytes: Number.POSITIVE_INFINITY,
+  defaultBatchedTokens: 1024,
   instead: 'choose bf16, or `device`: "cpu"',
 };
 
@@ -27,6 +31,10 @@ function limitsOf(backend: BackendName): DeviceLimits {
 
 export function defaultKvBytes(backend: BackendName): number {
   return limitsOf(backend).defaultKvBytes;
+}
+
+export function defaultBatchedTokens(backend: BackendName): number {
+  return limitsOf(backend).defaultBatchedTokens;
 }
 
 /** @throws UnsupportedFormatError when the device has no kernels for this cache. */

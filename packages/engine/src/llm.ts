@@ -74,7 +74,7 @@ export class LLM implements AsyncDisposable {
   }
 
   private static async build(model: Model, options: LlmOptions, ownsModel: boolean): Promise<LLM> {
-    const resolved = resolveLlmOptions(options, model.weightKind);
+    const resolved = resolveLlmOptions(options, model.weightKind, model.backend.name);
     return new LLM(model, resolved, await createPipeline(model.backend, model.resident, resolved), ownsModel);
   }
 

@@ -119,6 +119,9 @@ describe('resolveLlmOptions', () => {
     expect(resolveLlmOptions({}, 'dense')).toMatchObject({ target: 'w16a16', draft: undefined, gamma: 0 });
     expect(resolveLlmOptions({}, 'int4')).toMatchObject({ target: 'w4a16', draft: undefined, gamma: 0 });
     expect(resolveLlmOptions({}, 'nested8')).toMatchObject({ target: 'w8a16', draft: 'w4a8', gamma: 3 });
+    expect(resolveLlmOptions({}, 'dense').maxBatchedTokens).toBe(256);
+    expect(resolveLlmOptions({}, 'dense', 'cuda').maxBatchedTokens).toBe(1024);
+    expect(resolveLlmOptions({ maxRunning: 512 }, 'nested8', 'cuda').maxBatchedTokens).toBe(2048);
   });
 
   it('refuses a draft for dense weights and says what to do', () => {
