@@ -726,5 +726,11 @@ QSPEC_DEVICE void wait_for_previous_kernel() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+// Behind this in all blocks, the kernel behind it may begin, as far as there is room, and waits there.
+QSPEC_DEVICE void let_next_kernel_begin() {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 }  // namespace qspec::cuda

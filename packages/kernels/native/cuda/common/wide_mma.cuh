@@ -33,6 +33,12 @@ QSPEC_DEVICE void publish_wide_input() {
   asm volatile("fence.proxy.async;" ::: "memory");
 #endif
 }
+// The same of shared memory alone: what is on its way from memory isn't waited for.
+QSPEC_DEVICE void publish_shared_input() {
+#if defined(QSPEC_HAS_WGMMA)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 template <int running>
 QSPEC_DEVICE void wait_wide() {
 #if defined(QSPEC_HAS_WGMMA)

@@ -14,7 +14,7 @@ size_t cluster_gemm_shared_bytes() { return std::max({gemm_shared_bytes(GemmMode
 Status launch_cluster_gemm(int num_blocks, const ClusterGemmParams& params, cudaStream_t stream) {
   const auto run = [&](auto kernel, GemmMode mode) {
     LaunchShape shape{gemm_blocks(num_blocks), kGemmThreads, gemm_shared_bytes(mode)};
-    shape.cluster_blocks = kClusterBlocks;
+    shape.cluster_blocks = kClusterBlocks, shape.is_dependent = true;
     return launch(kernel, shape, stream, "cluster gemm", params);
   };
   switch (params.phase.linear.mode) {

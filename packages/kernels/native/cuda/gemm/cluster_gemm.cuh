@@ -225,28 +225,12 @@ struct GemmRing {
 
 // ---- The product --------------------------------------------------------------------------------------------------------------------------
 
-// Lane (g, t) has outputs g and g + 8 of rows 2t and 2t + 1; gets four neighbouring outputs of one of these rows. All lanes.
-QSPEC_DEVICE void transpose_outputs(float (&v)[4]) {
-  QSPEC_UNROLL
-  for (int step = 1; step < 4; step *= 2) {
-    const bool is_odd = lane_index() / 4 & step;
-    QSPEC_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      if (i & step) continue;
-      float &low = v[i], &high = v[i + step];
-      const float other = shuffle_xor(is_odd ? low : high, 4 * step);
-      if (is_odd) low = other;
-      else high = other;
-    }
-  }
-}
-
 template <GemmMode mode>
 struct ClusterGemm {
   static constexpr bool kIsDense = mode == GemmMode::kDense;
   static constexpr int n8 = kGemmRowBlocks;
   static constexpr int kDenseTiles = 4;  // of dense weights in registers
-  static constexpr int kTogether = 4;  // row blocks whose sums are loaded together
+  static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
   using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode>;
   using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
@@ -288,6 +272,23 @@ struct ClusterGemm {
   QSPEC_DEVICE void release(const GemmStage&) const {}
 #endif
 
+  // ---- Turns: a warpgroup's products of a unit go before the other's, or both would end together, and nothing be multiplied while both add and unpack ----
+
+  static constexpr int kTurnBarrier = kTeamBarrier + 2 * kGemmGroups;  // + group
+  QSPEC_DEVICE void begin_turns() const {
+    if (warp / kGroupWarps == 1) pass_turn();
+  }
+  QSPEC_DEVICE void wait_for_turn() const {
+#if defined(QSPEC_HAS_WGMMA)
+    group_barrier(kTurnBarrier + warp / kGroupWarps, kGemmMultipliers);
+#endif
+  }
+  QSPEC_DEVICE void pass_turn() const {
+#if defined(QSPEC_HAS_WGMMA)
+    asm volatile("bar.arrive %0, %1;" ::"r"(kTurnBarrier + 1 - warp / kGroupWarps), "r"(kGemmMultipliers) : "memory");
+#endif
+  }
+
   // ---- Codes: units are groups ----
 
   // Of tile `i` of the unit that was read.
@@ -318,9 +319,11 @@ struct ClusterGemm {
       Fragments a[kGemmUnitTiles];
       Accumulator<n8> group;
       unpack(a[0], 0);
+      wait_for_turn();
       multiply<true>(group, a[0], x, 0);
       unpack(a[1], 1);
       multiply<false>(group, a[1], x, 1);
+      pass_turn();
       read((unit + 1) % kGemmUnits);
       wait_wide_sums(group.value);
       release(stage);
@@ -329,6 +332,7 @@ struct ClusterGemm {
     }
   }
   QSPEC_DEVICE void begin_codes() {
+    begin_turns();
     ring.begin(spec, tiles, rank, warp);
     read(0);
   }
@@ -427,11 +431,11 @@ struct ClusterGemm {
   QSPEC_DEVICE void store_tile() {
     group_barrier(kScalesBarrier + warp / kGroupWarps, kScalesThreads);
     const int first = tiles.pass(now.tile) * kGemmRows, rows = load_constant(&params.batch->rows) - first, item = tiles.item(now.tile, rank, warp);
-    const int lane = lane_index(), g = lane / 4, row = 2 * (lane % 4) + g % 2, within = g % 4 / 2 * 8 + g / 4 * 4;  // what the lane has of a row block, transposed
-    const SharedPlace row_scales = shared_place(kGemmScalesAt + (parity * kGemmRows + row) * 4);
+    const FourOfLane place = four_of_lane();  // of a row block
+    const SharedPlace row_scales = shared_place(kGemmScalesAt + (parity * kGemmRows + place.row) * 4);
     parity ^= 1;
-    if (tiles.is_pair) store_pairs(item, first, rows, row, item * kTileN + within, row_scales);
-    else if (item < spec.num_items) store_outputs(first, rows, row, item * kTileN + within, row_scales);
+    if (tiles.is_pair) store_pairs(item, first, rows, place.row, item * kTileN + place.within, row_scales);
+    else if (item < spec.num_items) store_outputs(first, rows, place.row, item * kTileN + place.within, row_scales);
   }
   // Rows `row` of every row block; `rows`: from the tile's first on.
   QSPEC_DEVICE void store_outputs(int first, int rows, int row, int column, SharedPlace row_scales) {
@@ -449,7 +453,7 @@ struct ClusterGemm {
       for (int i = 0; i < kTogether; ++i) {
         const int in_tile = 8 * (block + i);
         float(&v)[4] = sums.value[block + i];
-        transpose_outputs(v);
+        transpose_fours(v);
         if (in_tile + row >= rows) continue;
         finish(v, shared_load_float(row_scales + in_tile * 4), bias);
         float* const to = place + in_tile * stride;
@@ -488,7 +492,7 @@ struct ClusterGemm {
         const float own = is_up ? sums.value[c + kHalf][i] : sums.value[c][i];
         gate[i] = is_up ? of_other[i] : own, up[i] = is_up ? own : of_other[i];
       }
-      transpose_outputs(gate), transpose_outputs(up);
+      transpose_fours(gate), transpose_fours(up);
       if (8 * c >= left) continue;
       const float scale = shared_load_float(row_scales + 8 * (first_block + c) * 4);
       finish(gate, scale, biases[0]), finish(up, scale, biases[1]);
@@ -556,15 +560,18 @@ QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles& 
   }
 }
 
+// Of chips that have no such launches (session/step_plan.cpp), nothing.
 template <GemmMode mode>
 QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT ClusterGemmParams params) {
-  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows));
 #if defined(QSPEC_HAS_WGMMA)
   if (thread_index() == 0) {
     for (GemmStage stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * kClusterBlocks);
     publish_counters();
   }
   cluster_barrier();
+  let_next_kernel_begin();
+  wait_for_previous_kernel();
+  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows));
   if (thread_index() < kGemmMultipliers) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     ClusterGemm<mode>(params, tiles).run();
@@ -575,7 +582,8 @@ QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT Clus
     else if (lane_index() == 0) bring_activations(params, tiles);
   }
   cluster_barrier();  // others of the cluster may still copy to, or arrive at, a block that is done
-#else
+#elif !defined(__CUDACC__)
+  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows));
   const int warp = thread_index() / kWarp - kGemmWarps;
   if (warp < 0) ClusterGemm<mode>(params, tiles).run();
   else if (warp > 0) find_scales<mode>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);

@@ -22,6 +22,7 @@ constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding a
 constexpr double kWideItemTime = 10;                       // with sixteen columns a warp,
 constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
 constexpr double kGroupItemTime = 17, kGroupSplitTime = 2.2, kGroupOfEach = 1.35;  // where a block takes an item; of a split, and so much more for each that it has under way
+constexpr double kWarpgroupItemTime = 8, kWarpgroupSplitTime = 0.9, kOfEachWarpgroup = 0.3;  // the same where a warpgroup does
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
@@ -37,7 +38,7 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
   };
   if (way == TeamWay::kTiles) return share(split_turns(way), kMostTeamBytes);
   if (way == TeamWay::kWideSplits) return share(kRingTurns[1], geometry.room);
-  if (way == TeamWay::kGroups) return share(1, geometry.room);
+  if (way == TeamWay::kGroups || way == TeamWay::kWarpgroups) return share(1, geometry.room);
   for (const int turns : {kRingTurns[0], kRingTurns[1]}) {
     if (turns > split_turns(way) + 1) continue;  // a split, and the turn that is being used
     if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
@@ -107,6 +108,10 @@ class Planner {
       const int chunks = (longest + kChunkSplits - 1) / kChunkSplits, of_group = std::min((chunks + kSplitGroups - 1) / kSplitGroups * kChunkSplits, longest);
       const double split = kGroupSplitTime + kGroupOfEach * std::min(chunks, kSplitGroups);
       return static_cast<double>(turns) * (kGroupItemTime + of_group * split + (segments - 1) * kUnitTime) + fold_cost(share);
+    }
+    if (share.way == TeamWay::kWarpgroups) {
+      const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
+      return static_cast<double>(turns) * (kWarpgroupItemTime + longest * (kWarpgroupSplitTime + kOfEachWarpgroup * at_once) + (segments - 1) * kUnitTime) + fold_cost(share);
     }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
@@ -238,12 +243,12 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   const bool is_long = positions.size() > kMaxStepRows;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
-  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns}) {
+  for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns, TeamWay::kWarpgroups}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
-    if (is_long && way != TeamWay::kGroups) continue;  // the others keep all rows in shared memory
+    if (is_long != (way == TeamWay::kWarpgroups)) continue;  // the others keep all rows in shared memory
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
-    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || (!is_long && longest * heads <= 2 * kWarpColumns))) continue;
+    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
     const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
     if (most == 0) continue;
     const auto consider = [&](Share share, int item_segments) {
@@ -263,6 +268,9 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(Share::kSegments, item_segments);
     consider(Share::kRows, 0);
   }
+  // Of a prefill the later rows see more: blocks take what is long first, so that what is left at the end is short.
+  if (is_long || out->share.way == TeamWay::kGroups)
+    std::stable_sort(out->items.begin(), out->items.end(), [](const AttentionItem& a, const AttentionItem& b) { return a.split_end - a.split_begin > b.split_end - b.split_begin; });
   return !out->items.empty() || sequences.empty();
 }
 

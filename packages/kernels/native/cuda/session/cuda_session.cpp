@@ -10,6 +10,8 @@
 #include "sampling/sample_launch.h"
 #include "session/busy_guard.h"
 #include "session/round_plan.h"
+#include "step/attention_kernel.h"
+#include "step/rows_kernel.h"
 
 namespace qspec::cuda {
 
@@ -83,7 +85,7 @@ Status CudaSession::allocate() {
   QSPEC_RETURN_IF_ERROR(events_.create());
   QSPEC_RETURN_IF_ERROR(kv_.create(config_.kv));
   const Program* programs[2] = {&config_.target, config_.draft.get()};
-  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_, config_.max_rows > kMaxStepRows && device_.major == kClusterMajor};
+  const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_, config_.max_rows, device_.major == kClusterMajor};
   size_t bytes = 0;
   int rows[2] = {};
   for (int i = 0; i < 2; ++i) {
@@ -131,7 +133,7 @@ Status CudaSession::allocate_workspace() {
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
                           static_cast<size_t>(device_.num_multiprocessors) * kBlockScratchFloats * 4,
                           kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
-                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, is_long ? gemm_blocks(device_.num_multiprocessors) * kGemmTotalBytes : 0};
+                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, is_long ? std::max(gemm_blocks(device_.num_multiprocessors) * kGemmTotalBytes, device_.num_multiprocessors * kSplitGroups * kWarpgroupScratchFloats * sizeof(float)) : 0};
   size_t total = 0;
   for (const size_t size : sizes) total += aligned(size);
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the workspace", &workspace_memory_, "lower `kv.numPages` or `vocabSize`"));
@@ -141,7 +143,7 @@ Status CudaSession::allocate_workspace() {
   for (int i = 0; i < 12; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
   workspace_ = {reinterpret_cast<unsigned long long*>(places[0]), reinterpret_cast<float*>(places[1]), reinterpret_cast<int32_t*>(places[2]),
                 reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<float*>(places[6]), reinterpret_cast<int32_t*>(places[5]), max_folds};
-  gemm_totals_ = places[11];
+  long_scratch_ = places[11];
   sample_workspace_ = {reinterpret_cast<SampleBest*>(places[7]), reinterpret_cast<int32_t*>(places[8]), reinterpret_cast<float*>(places[9]),
                        reinterpret_cast<int32_t*>(places[10])};
   const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, std::min(max_rows[0], max_rows[1]));
@@ -179,9 +181,19 @@ Status CudaSession::enqueue(const Launch& launch) {
 Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stretch) {
   const StepPlan& plan = *plans_[launch.is_draft];
   StepParams params = step_params(launch);
-  if (stretch.is_linear) return launch_cluster_gemm(device_.num_multiprocessors, {plan.phases(launch.row_class)[stretch.first], params.batch, params.blocks, gemm_totals_}, stream_.get());
+  const Phase& first = plan.phases(launch.row_class)[stretch.first];
+  const int blocks = device_.num_multiprocessors, max_rows = kRowClasses[launch.row_class].max_rows;
   params.phases += stretch.first, params.num_phases = stretch.count, params.stamps_stride = stamps_stride(stretch.count);
-  return launch_step(launch.row_class, device_.num_multiprocessors, plan.config(launch.row_class), params, stream_.get());
+  switch (stretch.kernel) {
+    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, {first, params.batch, params.blocks, long_scratch_}, stream_.get());
+    case StepPlan::Kernel::kRows: return launch_rows(max_rows, {first, params.batch, params.blocks}, stream_.get());
+    case StepPlan::Kernel::kAttention:
+      params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);
+      return launch_attention(blocks, max_rows, plan.config(launch.row_class), params, first.attention, stream_.get());
+    case StepPlan::Kernel::kStep: break;
+  }
+  if (is_long(kRowClasses[launch.row_class])) params.attention = {TeamWay::kGroups, kGroupTeamWarps, 0, 0, 0};  // attends to nothing, and keeps no rows in shared memory
+  return launch_step(launch.row_class, blocks, plan.config(launch.row_class), params, stream_.get());
 }
 
 Status CudaSession::enqueue_sampling(const Launch& launch) {
@@ -478,7 +490,7 @@ Status CudaSession::run_profiled(const Launch& launch) {
     const double elapsed = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
     std::vector<unsigned long long>& stamps = last_stamps_;
     stamps.assign(static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(stretch.count), 0);
-    if (!stretch.is_linear && stretch.count <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
+    if (stretch.kernel == StepPlan::Kernel::kStep && stretch.count <= kMaxPhases) QSPEC_RETURN_IF_ERROR(stamps_.download(stamps.data(), stamps.size() * 8));
     // By the first block's clock.
     const double total = std::max<double>(static_cast<double>(stamps[stretch.count * kStampSteps] - stamps[0]), 1);
     for (int i = 0; i < stretch.count; ++i) {

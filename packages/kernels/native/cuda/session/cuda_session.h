@@ -76,7 +76,7 @@ class CudaSession : public Session {
   std::vector<StepBuffers> buffers_;
   std::unique_ptr<StepPlan> plans_[2];
   StepWorkspace workspace_{};
-  uint8_t* gemm_totals_ = nullptr;         // of long launches
+  uint8_t* long_scratch_ = nullptr;        // of long launches: a GEMM's totals, then attention's saved sums
   SampleWorkspace sample_workspace_{};
   AttentionGeometry geometry_{};
   UploadArena arena_;

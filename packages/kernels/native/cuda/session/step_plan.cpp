@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "gemm/cluster_gemm.h"
+#include "step/rows_kernel.h"
 #include "weights/device_weight.h"
 
 namespace qspec::cuda {
@@ -23,9 +24,11 @@ int64_t x_bytes(const BufferSpec& spec, int columns) {
   return tiles * columns * (spec.is_quantized ? 64 : 128);
 }
 int64_t scale_bytes(const BufferSpec& spec, int columns) { return spec.is_quantized ? spec.width / spec.group_size * columns * 4 : 0; }
-// Of 16 elements up to 32 rows; many rows with one a run take no more.
-size_t square_bytes(const BufferSpec& spec) { return static_cast<size_t>(row_squares(static_cast<int>(spec.width))) * kPassRows * 4; }
-static_assert(kPassRows * (kRunK / kTileN) >= kMaxLongRows, "a run's squares of all rows fit, too");
+// Of 16 elements up to 32 rows, of a run with more.
+size_t square_bytes(const BufferSpec& spec, int rows) {
+  constexpr int kRunTilesOfN = kRunK / kTileN;
+  return static_cast<size_t>(row_squares(static_cast<int>(spec.width)) / kRunTilesOfN) * std::max(kPassRows * kRunTilesOfN, rows) * 4;
+}
 size_t float_bytes(const LoweredProgram& program, size_t buffer, int rows) {
   return static_cast<size_t>(program.program->buffers[buffer].width) * (static_cast<int>(buffer) == program.program->logits ? kMaxLogitRows : rows) * 4;
 }
@@ -48,11 +51,11 @@ const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<
 }  // namespace
 
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment) {
-  if (!environment.wants_long || environment.shared_bytes < cluster_gemm_shared_bytes()) return kMaxStepRows;
+  if (environment.max_rows <= kMaxStepRows || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return kMaxStepRows;
   if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return kMaxStepRows;
   for (const Node& node : program.nodes)
     if (node.kind == PhaseKind::kLinear && node.rows == Rows::kTokens && !has_cluster_gemm(node.mode, device_weight(node.op->weight))) return kMaxStepRows;
-  return kMaxLongRows;
+  return kRowClasses[row_class_of(static_cast<int>(std::min<int64_t>(environment.max_rows, kMaxLongRows)))].max_rows;
 }
 
 // ---- Buffers ----
@@ -62,7 +65,7 @@ size_t StepBuffers::bytes(const LoweredProgram& program, int rows) {
   for (size_t i = 0; i < program.program->buffers.size(); ++i) {
     const BufferSpec& spec = program.program->buffers[i];
     if (program.has_float[i]) total += aligned(float_bytes(program, i, rows));
-    if (program.has_x[i]) total += aligned(x_bytes(spec, rows)) + 2 * aligned(scale_bytes(spec, rows)) + aligned(square_bytes(spec));
+    if (program.has_x[i]) total += aligned(x_bytes(spec, rows)) + 2 * aligned(scale_bytes(spec, rows)) + aligned(square_bytes(spec, rows));
   }
   return total + program.num_rope_tables * aligned(rows * kMaxHeadDim / 2 * sizeof(float2)) + most_posted_bytes(program);
 }
@@ -75,7 +78,7 @@ StepBuffers::StepBuffers(const LoweredProgram& program, int rows, uint8_t* base)
     x_forms_.push_back(nullptr);
     if (!program.has_x[i]) continue;
     x_forms_.back() = take(x_bytes(spec, rows));
-    take(scale_bytes(spec, rows)), take(scale_bytes(spec, rows)), take(square_bytes(spec));
+    take(scale_bytes(spec, rows)), take(scale_bytes(spec, rows)), take(square_bytes(spec, rows));
   }
   for (int i = 0; i < program.num_rope_tables; ++i) tables_.push_back(reinterpret_cast<float2*>(take(rows * kMaxHeadDim / 2 * sizeof(float2))));
   posts_ = base;
@@ -132,6 +135,7 @@ class PhaseBuilder {
     demand_ = {};
     const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
     if (program_.head_dim != 0) demand_.attention_bytes = team_bytes(program_.head_dim, has_codes, TeamWay::kColumns, kMaxTeamWarps, kRingTurns[2]);
+    if (program_.head_dim != 0 && is_long(class_)) demand_.attention_bytes = warpgroup_team_bytes(program_.head_dim, has_codes);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     std::vector<const Node*> nodes;
     for (size_t i = 0; i < program_.nodes.size(); ++i)
@@ -142,7 +146,6 @@ class PhaseBuilder {
       std::memset(static_cast<void*>(&phase), 0, sizeof phase);
       posts_ = i + 1 < nodes.size() && is_posted(node, *nodes[i + 1]);
       QSPEC_RETURN_IF_ERROR(fill(node, &phase));
-      if (phase.kind == PhaseKind::kAttention && !out.phases.empty() && is_alone(out.phases.back())) out.phases.push_back(nothing());
       out.phases.push_back(phase);
       if (phase.kind != PhaseKind::kLinear || is_alone(phase) || !has_reduce(phase.linear)) continue;
       phase.kind = PhaseKind::kReduce;
@@ -174,27 +177,21 @@ class PhaseBuilder {
   bool is_made(const Node& rows) const { return rows.is_made && !cuda::is_wide(class_); }
   bool is_left_out(size_t i) const { return program_.nodes[i].kind == PhaseKind::kRows && (is_made(program_.nodes[i]) || is_prologue(program_.nodes[i])); }
 
-  // Is it a kernel of its own? (Logits are of few rows.)
-  bool is_alone(const Phase& phase) const { return is_long(class_) && phase.kind == PhaseKind::kLinear && phase.rows == Rows::kTokens; }
-  // A phase that adds no sums: what attention does before its input is there, the step kernel does behind a phase.
-  static Phase nothing() {
-    Phase phase;
-    std::memset(static_cast<void*>(&phase), 0, sizeof phase);
-    phase.kind = PhaseKind::kReduce, phase.linear.job_runs = 1;
-    return phase;
+  // Of a long launch; what comes of logits has few rows.
+  StepPlan::Kernel kernel_of(const Phase& phase) const {
+    if (!is_long(class_) || phase.rows != Rows::kTokens) return StepPlan::Kernel::kStep;
+    if (phase.kind == PhaseKind::kLinear) return StepPlan::Kernel::kGemm;
+    return phase.kind == PhaseKind::kAttention ? StepPlan::Kernel::kAttention : has_rows_kernel(phase) ? StepPlan::Kernel::kRows : StepPlan::Kernel::kStep;
   }
+  bool is_alone(const Phase& phase) const { return kernel_of(phase) != StepPlan::Kernel::kStep; }
   void find_stretches(StepPlan::ClassPlan* plan) const {
     std::vector<Phase>& phases = plan->phases;
     for (int i = 0; i < static_cast<int>(phases.size()); ++i) {
       if (i > 0 && !is_alone(phases[i]) && !is_alone(phases[i - 1])) ++plan->stretches.back().count;
-      else plan->stretches.push_back({i, 1, is_alone(phases[i])});
+      else plan->stretches.push_back({i, 1, kernel_of(phases[i])});
     }
-    for (const StepPlan::Stretch& stretch : plan->stretches) {
-      phases[stretch.first + stretch.count - 1].barrier_after = false;  // a kernel's end is one
-      if (stretch.count > 1 && is_nothing(phases[stretch.first])) phases[stretch.first].barrier_after = false;
-    }
+    for (const StepPlan::Stretch& stretch : plan->stretches) phases[stretch.first + stretch.count - 1].barrier_after = false;  // a kernel's end is one
   }
-  static bool is_nothing(const Phase& phase) { return phase.kind == PhaseKind::kReduce && phase.linear.num_items == 0; }
 
   Status fill(const Node& node, Phase* phase) {
     phase->kind = node.kind, phase->rows = node.rows;

@@ -16,10 +16,11 @@ struct StepEnvironment {
   int num_blocks = 0;          // of the grid: one a multiprocessor
   size_t shared_bytes = 0;     // most a block may have
   const DeviceKv* kv = nullptr;
-  bool wants_long = false;     // calls may have more than kMaxStepRows rows, and the chip has clusters of blocks, which linears of long launches need
+  int64_t max_rows = 0;        // of a call
+  bool has_clusters = false;   // of blocks that reach each other's shared memory: linears of long launches need them
 };
 
-// Rows of a launch of the program that may be: kMaxLongRows where its linears and the attention have what that takes, else kMaxStepRows.
+// Rows of a launch of the program that may be: more than kMaxStepRows where its linears and the attention have what that takes, and calls so many rows.
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment);
 
 // Scratch of a program for launches of up to `rows` rows, in one device allocation that several programs may share: contents don't survive a launch.
@@ -73,10 +74,11 @@ class StepPlan {
   // From buffers.posts() on; all kNotThere when a launch begins.
   size_t posted_bytes(int row_class) const { return classes_[row_class].posted_bytes; }
   const std::vector<Phase>& phases(int row_class) const { return classes_[row_class].phases; }  // host copy
-  // Phases that one kernel does: all of them, but of a long launch each linear is a kernel, and what lies between two of them.
+  // Phases that one kernel does: all of them, but of a long launch each linear, the rows that it reads, attention, and what else lies between.
+  enum class Kernel { kStep, kGemm, kRows, kAttention };
   struct Stretch {
     int first, count;
-    bool is_linear;
+    Kernel kernel;
   };
   const std::vector<Stretch>& stretches(int row_class) const { return classes_[row_class].stretches; }
   // Fills everything of StepParams but the batch and the workspace, for all phases.

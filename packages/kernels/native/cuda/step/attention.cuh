@@ -38,7 +38,7 @@ struct AttentionPhase {
   using Work = AttentionWork;
   static constexpr bool has_codes = Tiles::has_codes;
   static constexpr int kBlocks = Products::kBlocks, kAtOnce = Products::kAtOnce, kTurns = Products::kTurns;
-  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns || way == TeamWay::kGroups ? 8 : 4, kHeadsAtOnce = by_columns || is_wide ? 4 : 2;
+  static constexpr int kSteps = Tiles::kSteps, kFoldBatch = by_columns || way == TeamWay::kGroups || way == TeamWay::kWarpgroups ? 8 : 4, kHeadsAtOnce = by_columns || is_wide ? 4 : 2;
   using Sums = OfBlocks<AttentionSums<kSteps>, kBlocks>;
   // What of a result one warp of the team has: all steps of its columns, or every fourth step, or a quarter of them.
   static constexpr int kPartSteps = by_columns ? kSteps : (kSteps + kMaxTeamWarps - 1) / kMaxTeamWarps;

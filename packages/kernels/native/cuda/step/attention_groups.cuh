@@ -5,6 +5,7 @@
 // columns the scores of sixteen positions, which become an operand as they are. The same products are added in the same order as by the other teams
 // (attention_split.cuh). What a chunk comes to is appended to the sums of its segment and of the item, which wait in the workspace, by whoever has it, when
 // everybody before has done so (`turn_at`): the order is that of the other teams, and so the bits are the same.
+// In a kernel of its own a warpgroup takes an item by itself (kWarpgroups), all of its chunks; three a block have an item each.
 //
 // Everybody's K and V are in the cache before such an item begins (launches of more than kPassRows rows). Over a cache of codes each thread makes bfloat16 of
 // what it has copied itself, K and then V to the same tile.
@@ -61,42 +62,53 @@ struct GroupSums {
   }
 };
 
-template <CacheCodes codes, int head_dim>
-struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false> {
-  using Base = AttentionPhase<codes, head_dim, TeamWay::kGroups, false>;
+// `way`: kGroups, or kWarpgroups, only in a kernel that has nothing else (step/attention_kernel.cu): a team is one group, and its tensor cores read the tiles for themselves.
+template <CacheCodes codes, int head_dim, TeamWay way>
+struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
+  using Base = AttentionPhase<codes, head_dim, way, false>;
   using Work = AttentionWork;
   using Base::params, Base::spec, Base::batch, Base::start, Base::tiles, Base::index, Base::member, Base::lane, Base::heads, Base::has_codes;
   static constexpr int kParts = head_dim / kSwizzledElements, kSteps = head_dim / 16, kBlocks = head_dim / 8, kTile = group_tile_bytes(head_dim);
   static constexpr int kThreads = kSplitWarps * kWarp;  // of a group
   static constexpr int kRowChunks = head_dim / CacheTiles<codes, head_dim>::kChunkDims, kRowsAtOnce = kThreads / kRowChunks, kCopies = kSplitPositions / kRowsAtOnce;  // of a plane
-  static_assert(2 * (1 + kBlocks) * kThreads * 4 <= kBlockScratchFloats, "saved sums");
+  static_assert(2 * (1 + kBlocks) * kThreads * 4 <= std::min(kBlockScratchFloats, kWarpgroupScratchFloats), "saved sums");
   static_assert(kSplitPositions == kSwizzledRows && kGroupColumns == kSwizzledRows && kTile == swizzled_tile_bytes(head_dim), "a split is a tile, and so are an item's queries");
+  static constexpr bool by_warpgroups = way == TeamWay::kWarpgroups;
+  static constexpr int kTeamWarps = most_team_warps(way), kGroups = kTeamWarps / kSplitWarps;
+  // Of a warpgroup K's and V's tiles are one ring of three, so that two are on their way; over codes, as of other groups, K's and V's codes are.
+  static constexpr bool has_ring = by_warpgroups && !has_codes;
+  static constexpr int kGroupTiles = group_tiles(way, has_codes), kTiles = 1 + kGroups * kGroupTiles;
   using Operands = uint32_t[kSplitTiles][4];
   using Sums = GroupSums<kBlocks>;
 
   int group, part;  // of the block; this warp's place in it
 
-  QSPEC_DEVICE explicit GroupAttention(const Base& base) : Base(base), group(base.member / kSplitWarps), part(base.member % kSplitWarps) {
+  QSPEC_DEVICE explicit GroupAttention(const Base& base) : Base(base), group(by_warpgroups ? 0 : base.member / kSplitWarps), part(base.member % kSplitWarps) {
     Base::base = SharedPlace{(base.base.address + kSwizzledAlignment - 1) / kSwizzledAlignment * kSwizzledAlignment};
   }
   QSPEC_DEVICE int thread() const { return part * kWarp + lane; }
-  QSPEC_DEVICE void sync_group() const { group_barrier(kTeamBarrier + 1 + group, kThreads); }
+  QSPEC_DEVICE void sync_group() const {
+    if constexpr (by_warpgroups) Base::sync();
+    else group_barrier(kTeamBarrier + 1 + group, kThreads);
+  }
 
   // ---- Shared memory ----
 
   QSPEC_DEVICE SharedPlace queries() const { return Base::base; }
-  QSPEC_DEVICE SharedPlace tile_of(bool is_v) const { return Base::base + (1 + 2 * group + (has_codes ? 0 : is_v)) * kTile; }
-  QSPEC_DEVICE SharedPlace codes_of(bool is_v) const { return Base::base + (2 + 2 * group) * kTile + is_v * (kTile / 2); }
+  QSPEC_DEVICE SharedPlace tiles_of(int of_group) const { return Base::base + (1 + kGroupTiles * of_group) * kTile; }
+  // `turn`: which of this group's splits it is.
+  QSPEC_DEVICE SharedPlace tile_of(bool is_v, int turn) const { return tiles_of(group) + (has_ring ? (2 * turn + is_v) % kGroupTiles : has_codes ? 0 : is_v) * kTile; }
+  QSPEC_DEVICE SharedPlace codes_of(bool is_v) const { return tiles_of(group) + kTile + is_v * (kTile / 2); }
   QSPEC_DEVICE SharedPlace scales_of(bool is_v, int turn) const {
-    return Base::base + (1 + 2 * kSplitGroups) * kTile + group * kGroupScaleBytes + (turn % 2 * 2 + is_v) * (kSplitPositions * 4);
+    return Base::base + kTiles * kTile + group * kGroupScaleBytes + (turn % 2 * 2 + is_v) * (kSplitPositions * 4);
   }
   // The first split of the next chunk that warp `part` of a group may append.
-  QSPEC_DEVICE SharedPlace turn_at() const { return Base::base + (1 + 2 * kSplitGroups) * kTile + kSplitGroups * kGroupScaleBytes + part * 4; }
+  QSPEC_DEVICE SharedPlace turn_at() const { return Base::base + kTiles * kTile + kGroups * kGroupScaleBytes + part * 4; }
 
   // ---- This group's splits ----
 
-  QSPEC_DEVICE int first_split(const Work& work) const { return group == 0 ? work.begin : (work.begin / kChunkSplits + group) * kChunkSplits; }
-  QSPEC_DEVICE static int next_split(int split) { return (split + 1) % kChunkSplits != 0 ? split + 1 : split + 1 + (kSplitGroups - 1) * kChunkSplits; }
+  QSPEC_DEVICE int first_split(const Work& work) const { return group == 0 ? work.begin : (work.begin / kChunkSplits + group) * kChunkSplits; }  // kGroups: in turn
+  QSPEC_DEVICE static int next_split(int split) { return (split + 1) % kChunkSplits != 0 ? split + 1 : split + 1 + (kGroups - 1) * kChunkSplits; }
 
   // ---- Copies ----
 
@@ -122,14 +134,14 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
     };
     return {place(0, stream.low), place(1, stream.high)};
   }
-  // K or V of a split, if it is there; a group of copies in any case. `turn`: which of this group's splits it is.
+  // K or V of a split, if it is there; a group of copies in any case.
   QSPEC_DEVICE void start_copies(bool is_v, int turn, bool is_there, const Places& places) const {
     static_assert(kRowsAtOnce % 8 == 0, "a thread's rows lie alike");
     if (is_there) {
       const DeviceKvLayer& cache = spec.cache;
       const int chunk = thread() % kRowChunks, first = thread() / kRowChunks;
       const uint8_t* plane = (is_v ? cache.v : cache.k) + chunk * 16;
-      const SharedPlace own = tile_of(is_v) + swizzled_place(first, chunk);
+      const SharedPlace own = tile_of(is_v, turn) + swizzled_place(first, chunk);
       QSPEC_UNROLL
       for (int i = 0; i < kCopies; ++i) {
         const uint32_t known = i * kRowsAtOnce < kWarp ? places.low : places.high;
@@ -152,11 +164,11 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
   // What the calling thread copies: 16 bytes of each of its rows, and of the low plane's.
   QSPEC_DEVICE SharedPlace own_codes(bool is_v, int i, bool is_low) const { return codes_of(is_v) + ((i * (codes == CacheCodes::kNibbles ? 2 : 1) + is_low) * kThreads + thread()) * 16; }
   // Of what the calling thread has copied: bfloat16, in the order in which steps take K's elements (CacheTiles::query_place()); of V it is as good as any.
-  QSPEC_DEVICE void unpack_own(bool is_v) const {
+  QSPEC_DEVICE void unpack_own(bool is_v, int turn) const {
     const int chunk = thread() % kRowChunks, first = thread() / kRowChunks;
     QSPEC_UNROLL
     for (int i = 0; i < kCopies; ++i) {
-      const SharedPlace to = tile_of(is_v) + i * kRowsAtOnce * kSwizzledRowBytes;
+      const SharedPlace to = tile_of(is_v, turn) + i * kRowsAtOnce * kSwizzledRowBytes;
       const uint4 high = shared_load_16(own_codes(is_v, i, false));
       if constexpr (codes == CacheCodes::kInt8) {
         const CodePairs w[4] = {code_pairs<false>(high.x), code_pairs<false>(high.y), code_pairs<false>(high.z), code_pairs<false>(high.w)};
@@ -178,17 +190,19 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
     shared_store_16(tile + swizzled_place(row, chunk), uint4{w[0].even, w[1].even, w[2].even, w[3].even});
     shared_store_16(tile + swizzled_place(row, chunk + 1), uint4{w[0].odd, w[1].odd, w[2].odd, w[3].odd});
   }
-  // What is under way when a split's K is waited for: that; over codes its V, too, since both have places of their own.
+  // What is under way when a split's K is waited for: that; over codes, and with a ring, its V, too, since both have places of their own.
   QSPEC_DEVICE void start_first(int turn, bool is_there, const Places& places) const {
     start_copies(false, turn, is_there, places);
-    if constexpr (has_codes) start_copies(true, turn, is_there, places);
+    if constexpr (has_codes || has_ring) start_copies(true, turn, is_there, places);
   }
   // Waits for a split's K, or V. What is copied next goes to where nobody reads any more.
-  QSPEC_DEVICE void wait_for_tile(bool is_v) const {
-    wait_async<has_codes ? 1 : 0>();
+  QSPEC_DEVICE void wait_for_tile(bool is_v, int turn) const {
+    wait_async<has_codes || has_ring ? 1 : 0>();
+    if (has_ring) publish_shared_input();
     sync_group();  // everybody's copies; everybody is done with the tile before this one
     if constexpr (!has_codes) return;
-    unpack_own(is_v);
+    unpack_own(is_v, turn);
+    if (by_warpgroups) publish_shared_input();
     sync_group();
   }
 
@@ -201,19 +215,21 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
     const uint32_t within = tiles.query_place(0, element);
     return swizzled_place(column, within / 16) + within % 16;
   }
-  // One head a warp of the block, the next ones on their way.
+  // One head a warp of the block, some on their way together.
   QSPEC_DEVICE void make_queries(const Work& work, const AttentionItem& item) const {
-    constexpr int kAhead = 3;
-    const auto load = [&](int c) {
-      return c < item.num_rows * heads ? load_query_source<false>(spec, item.row_begin + Base::row_of(c), Base::head_of(c, work.kv_head)) : HeadSource<false>{};
-    };
-    HeadSource<false> q[kAhead];
+    constexpr int kTogether = 3;
+    const int count = item.num_rows * heads;
     QSPEC_NO_UNROLL
-    for (int c = member - kAhead * kGroupTeamWarps; c < item.num_rows * heads; c += kGroupTeamWarps) {
-      if (c >= 0) put_query(c, make_head(spec, q[0], spec.q_norm));
+    for (int first = member; first < count; first += kTogether * kTeamWarps) {
+      HeadSource<false> q[kTogether];
       QSPEC_UNROLL
-      for (int i = 0; i + 1 < kAhead; ++i) q[i] = q[i + 1];
-      q[kAhead - 1] = load(c + kAhead * kGroupTeamWarps);
+      for (int i = 0; i < kTogether; ++i) {
+        const int c = std::min(first + i * kTeamWarps, count - 1);
+        q[i] = load_query_source<false>(spec, item.row_begin + Base::row_of(c), Base::head_of(c, work.kv_head));
+      }
+      QSPEC_UNROLL
+      for (int i = 0; i < kTogether; ++i)
+        if (first + i * kTeamWarps < count) put_query(first + i * kTeamWarps, make_head(spec, q[i], spec.q_norm));
     }
   }
 
@@ -300,33 +316,74 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
     Operands p;
     {
       float scores[8][4];
-      wait_for_tile(false);
-      if constexpr (has_codes) start_copies(false, turn + 1, has_next, next_places);
+      wait_for_tile(false, turn);
+      if constexpr (has_codes || has_ring) start_copies(false, turn + 1, has_next, next_places);
       else start_copies(true, turn, true, places);
       clear(scores);
-      multiply_rows<kSteps>(scores, queries(), tile_of(false), part, lane);
+      if constexpr (by_warpgroups) {
+        begin_wide();
+        begin_rows<kSteps>(scores, queries(), tile_of(false, turn), part, lane);
+        end_wide();
+        wait_wide_sums(scores);
+      } else {
+        multiply_rows<kSteps>(scores, queries(), tile_of(false, turn), part, lane);
+      }
       scale_scores(turn, scores);
       mask(split, own, scores);
       take_weights(turn, scores, largest, weight, p);
     }
-    wait_for_tile(true);
-    start_copies(has_codes, turn + 1, has_next, next_places);
+    wait_for_tile(true, turn);
+    start_copies(has_codes || has_ring, turn + 1, has_next, next_places);
     FoldFactors factors[2];
     chunk.append_weights(largest, weight, factors);
+    append_outputs(tile_of(true, turn), p, factors, chunk);
+  }
+
+  QSPEC_DEVICE void append_outputs(SharedPlace tile, const Operands& p, const FoldFactors (&factors)[2], Sums& chunk) const {
+    if constexpr (by_warpgroups) {
+      append_outputs_of_group(tile, p, factors, chunk);
+    } else {
+      QSPEC_UNROLL
+      for (int i = 0; i < kParts; ++i) {
+        float outputs[8][4];
+        clear(outputs);
+        multiply_elements(outputs, p, tile, i, lane);
+        chunk.append_outputs(8 * i, factors, outputs);
+      }
+    }
+  }
+  // One part of the elements is added while the other is multiplied.
+  QSPEC_DEVICE void append_outputs_of_group(SharedPlace tile, const Operands& p, const FoldFactors (&factors)[2], Sums& chunk) const {
+    float outputs[kParts][8][4];
     QSPEC_UNROLL
     for (int i = 0; i < kParts; ++i) {
-      float outputs[8][4];
-      clear(outputs);
-      multiply_elements(outputs, p, tile_of(true), i, lane);
-      chunk.append_outputs(8 * i, factors, outputs);
+      clear(outputs[i]);
+      begin_wide();
+      begin_elements(outputs[i], p, tile, i, lane);
+      end_wide();
     }
+    if constexpr (kParts > 1) {
+      wait_wide<1>();
+      keep_behind(outputs[0]);
+      chunk.append_outputs(0, factors, outputs[0]);
+    }
+    wait_wide_sums(outputs[kParts - 1]);
+    chunk.append_outputs(8 * (kParts - 1), factors, outputs[kParts - 1]);
+  }
+  // For the compiler: these are read behind what was waited for.
+  QSPEC_DEVICE static void keep_behind(float (&d)[8][4]) {
+#if defined(QSPEC_HAS_WGMMA)
+    QSPEC_UNROLL
+    for (int c = 0; c < 8; ++c) asm volatile("" : "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])::"memory");
+#endif
   }
 
   // ---- Sums of several chunks ----
 
   // level: 0 segment, 1 the item.
   QSPEC_DEVICE float4* saved_at(int level) const {
-    return reinterpret_cast<float4*>(params.workspace.block_scratch + static_cast<int64_t>(block_index()) * kBlockScratchFloats) + level * (1 + kBlocks) * kThreads + thread();
+    const int64_t at = by_warpgroups ? (block_index() * kSplitGroups + Base::team) * kWarpgroupScratchFloats : block_index() * int64_t{kBlockScratchFloats};
+    return reinterpret_cast<float4*>(params.workspace.block_scratch + at) + level * (1 + kBlocks) * kThreads + thread();
   }
   // The chunk that ends with `last`, when it is its turn: onto its segment, and what ends with it onto the item. True when the item, or with `by_segments` a segment,
   // is done: what it comes to is in `sums`. As AttentionPhase::append_chunk().
@@ -372,9 +429,9 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
   // Of an item that is all there is to its columns: outputs come to shared memory, where the tiles of the group lay that had the last chunk, and are stored by all warps in a
   // short loop: code that is run once comes from far.
   QSPEC_DEVICE SharedPlace staged_at(int of_group, int column, int chunk) const {
-    return Base::base + (1 + 2 * of_group) * kTile + column * head_dim * 4 + ((chunk ^ column) & 7) * 16 + (chunk & ~7) * 16;
+    return tiles_of(of_group) + column * head_dim * 4 + ((chunk ^ column) & 7) * 16 + (chunk & ~7) * 16;
   }
-  QSPEC_DEVICE SharedPlace staged_weight_at(int of_group, int column) const { return Base::base + (1 + 2 * kSplitGroups) * kTile + of_group * kGroupScaleBytes + column * 4; }
+  QSPEC_DEVICE SharedPlace staged_weight_at(int of_group, int column) const { return Base::base + kTiles * kTile + of_group * kGroupScaleBytes + column * 4; }
   QSPEC_DEVICE void stage(const Sums& sums) const {
     sync_group();  // everybody is done with the tiles
     QSPEC_UNROLL
@@ -390,9 +447,9 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
   QSPEC_DEVICE void store_staged(const Work& work) const {
     constexpr int kQuads = head_dim / 4;
     const AttentionItem& item = Base::item(work);
-    const int of_group = ((work.end - 1) / kChunkSplits - work.begin / kChunkSplits) % kSplitGroups;
+    const int of_group = ((work.end - 1) / kChunkSplits - work.begin / kChunkSplits) % kGroups;
     QSPEC_NO_UNROLL
-    for (int i = Base::thread(); i < item.num_rows * heads * kQuads; i += kGroupTeamWarps * kWarp) {
+    for (int i = Base::thread(); i < item.num_rows * heads * kQuads; i += kTeamWarps * kWarp) {
       const int c = i / kQuads, quad = i % kQuads, row = item.row_begin + Base::row_of(c), head = Base::head_of(c, work.kv_head);
       const uint4 v = shared_load_16(staged_at(of_group, c, quad));
       const float weight = shared_load_float(staged_weight_at(of_group, c));
@@ -426,7 +483,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
   QSPEC_DEVICE void take_item(const Work& work) const {
     Base::sync();  // everybody is done with the item before
     if (Base::thread() == 0) Base::item_at(work.place) = load_struct(batch.items + work.number / spec.num_kv_heads);
-    if (group == 0 && lane == 0) shared_store_4(turn_at(), static_cast<uint32_t>(work.begin));
+    if (kGroups > 1 && group == 0 && lane == 0) shared_store_4(turn_at(), static_cast<uint32_t>(work.begin));
     Base::sync();
     const AttentionItem& item = Base::item(work);
     Stream stream{batch.page_ids + item.page_begin, item.last_position, 0, 0};
@@ -444,6 +501,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
     }
     const AttentionFold& fold = Base::fold_of(work);
     const bool by_segments = item.by_segments, is_whole = fold.num_items == 1 && fold.num_segments == 1;
+    if (by_warpgroups) publish_shared_input();
     Base::sync();  // queries
     int turn = 0;
     QSPEC_NO_UNROLL
@@ -462,11 +520,15 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
         split = next;
       }
       split = next_split(split);
-      while (shared_load_acquire(turn_at()) != static_cast<uint32_t>(begin)) pause();
-      sync_warp();
+      if constexpr (kGroups > 1) {
+        while (shared_load_acquire(turn_at()) != static_cast<uint32_t>(begin)) pause();
+        sync_warp();
+      }
       const bool is_done = append_chunk(work, last, by_segments, chunk);
-      sync_warp();
-      if (lane == 0) shared_store_release(turn_at(), static_cast<uint32_t>(last + 1));
+      if constexpr (kGroups > 1) {
+        sync_warp();
+        if (lane == 0) shared_store_release(turn_at(), static_cast<uint32_t>(last + 1));
+      }
       if (!is_done) continue;
       if (is_whole) found_here().stage(chunk);
       else found_here().store_results(work, chunk, last + 1);
@@ -489,7 +551,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, TeamWay::kGroups, false>
 
 template <CacheCodes codes, int head_dim>
 QSPEC_DEVICE_CALL void call_group_attention(int index) {
-  GroupAttention<codes, head_dim>(attention_phase<codes, head_dim, TeamWay::kGroups, false>(step_params(), index)).run();
+  GroupAttention<codes, head_dim, TeamWay::kGroups>(attention_phase<codes, head_dim, TeamWay::kGroups, false>(step_params(), index)).run();
 }
 // Of all formats and head sizes that have such teams (has_group_teams()); called from one place, as call_wide_attention().
 QSPEC_DEVICE_CALL void call_group_attention(int index) {

@@ -54,6 +54,31 @@ QSPEC_DEVICE void write_slab(uint32_t slab, const Accumulator<n8>& total, int co
     }
 }
 
+// ---- From the order of fragments to rows -----------------------------------------------------------------------------------------------------
+
+// Lane (g, t) has outputs g and g + 8 of rows 2t and 2t + 1; gets four neighbouring outputs of one of these rows: see four_of_lane(). All lanes.
+QSPEC_DEVICE void transpose_fours(float (&v)[4]) {
+  QSPEC_UNROLL
+  for (int step = 1; step < 4; step *= 2) {
+    const bool is_odd = lane_index() / 4 & step;
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      float &low = v[i], &high = v[i + step];
+      const float other = shuffle_xor(is_odd ? low : high, 4 * step);
+      if (is_odd) low = other;
+      else high = other;
+    }
+  }
+}
+struct FourOfLane {
+  int row, within;  // of the row block; the first output
+};
+QSPEC_DEVICE FourOfLane four_of_lane() {
+  const int g = lane_index() / 4, t = lane_index() % 4, i = g % 4;
+  return {2 * t + i % 2, i / 2 * 8 + g / 4 * 4};
+}
+
 // ---- What becomes of a sum ---------------------------------------------------------------------------------------------------------------
 
 // Where a row's factor of the norm is: where the block makes its own input every warp has found it for itself.

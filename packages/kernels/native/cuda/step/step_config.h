@@ -8,12 +8,12 @@
 namespace qspec::cuda {
 
 // Rows of a launch come in classes: each has its own kernel or row layout, and its own phases.
-constexpr int kNumRowClasses = 11;
+constexpr int kNumRowClasses = 12;
 struct RowClass {
   int n8;        // row blocks, kOneRow, kFewRows or kFiveRows: which kernel
   int max_rows;
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{kOneRow, 1}, {kFewRows, kMostFewRows}, {kFiveRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, kMaxStepRows}, {8, kMaxLongRows}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{kOneRow, 1}, {kFewRows, kMostFewRows}, {kFiveRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, kMaxStepRows}, {8, 1024}, {8, kMaxLongRows}};
 inline int row_class_of(int rows) {
   int c = 0;
   while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;

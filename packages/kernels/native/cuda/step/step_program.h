@@ -22,7 +22,7 @@ constexpr int kMaxTeamWarps = 4;     // that take items of attention together
 constexpr int kQueryColumns = kMaxTeamWarps * kWarpColumns;
 constexpr int kStateWords = 4 + 4 * (128 / 16);  // a lane's share of a warp's columns' maxima, weights and outputs
 constexpr int kMaxStepRows = 256;  // of a launch; without trees
-constexpr int kMaxLongRows = 1024;  // of one whose linears are kernels of their own (gemm/cluster_gemm.cuh)
+constexpr int kMaxLongRows = 2048;  // of one whose linears are kernels of their own (gemm/cluster_gemm.cuh)
 constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
 constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time
@@ -219,8 +219,8 @@ struct alignas(16) AttentionFold {
 
 // What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring
 // each; or up to sixteen columns), or a single split's tiles and then its dims (four warps, up to eight columns, all tiles there at once). Or the whole
-// block is a team, whose three groups of four warps take chunks in turn, sixteen columns a warp.
-enum class TeamWay : int32_t { kColumns, kSplits, kTiles, kWideSplits, kGroups };
+// block is a team, whose three groups of four warps take chunks in turn, sixteen columns a warp; or each of these groups is one (long launches).
+enum class TeamWay : int32_t { kColumns, kSplits, kTiles, kWideSplits, kGroups, kWarpgroups };
 QSPEC_HOST_DEVICE constexpr bool is_by_splits(TeamWay way) { return way == TeamWay::kSplits || way == TeamWay::kWideSplits; }
 // Blocks of eight query columns that each warp has; and the tiles of a turn, which are copied, waited for and used together. Two blocks leave registers for one;
 // where warps meet for each turn, they are all of a split's K, or V.
@@ -230,13 +230,18 @@ QSPEC_HOST_DEVICE constexpr int split_turns(TeamWay way) { return 2 * kSplitTile
 // A block that takes an item together (step/attention_groups.cuh): its warps, in groups of four that take chunks in turn; and query columns of an item.
 constexpr int kGroupTeamWarps = kStepWarps, kSplitWarps = 4, kSplitGroups = kGroupTeamWarps / kSplitWarps, kGroupColumns = 64;
 QSPEC_HOST_DEVICE constexpr int most_team_warps(TeamWay way) { return way == TeamWay::kGroups ? kGroupTeamWarps : kMaxTeamWarps; }  // all of them, unless kColumns
-// Of shared memory, from a multiple of 1024 bytes on: queries; of each group a tile of K and one of V, or over codes one of both and the codes of each; scales, K's and
+// Of shared memory, from a multiple of 1024 bytes on: queries; of each group a tile of K and one of V (of a warpgroup three for both), or over codes one of both and the codes of each; scales, K's and
 // V's of two splits a group; whose turn it is.
 QSPEC_HOST_DEVICE constexpr int group_tile_bytes(int head_dim) { return kSplitPositions * head_dim * 2; }
 constexpr int kGroupScaleBytes = 2 * 2 * kSplitPositions * 4;
+QSPEC_HOST_DEVICE constexpr int group_tiles(TeamWay way, bool has_codes) { return way == TeamWay::kWarpgroups && !has_codes ? 3 : 2; }
 QSPEC_HOST_DEVICE constexpr int group_team_bytes(int head_dim) {
   return (1 + 2 * kSplitGroups) * group_tile_bytes(head_dim) + kSplitGroups * kGroupScaleBytes + kSplitWarps * 4 + 1024;
 }
+QSPEC_HOST_DEVICE constexpr int warpgroup_team_bytes(int head_dim, bool has_codes) {
+  return (1 + group_tiles(TeamWay::kWarpgroups, has_codes)) * group_tile_bytes(head_dim) + kGroupScaleBytes + 1024;
+}
+constexpr int kWarpgroupScratchFloats = 2 * (1 + kMaxHeadDim / 8) * kSplitWarps * 32 * 4;  // saved sums
 // How a block's warps take part in attention: in teams of so many. Of a ring's turns one is being used, the others are on their way.
 struct TeamShare {
   TeamWay way;
@@ -250,7 +255,7 @@ QSPEC_HOST_DEVICE constexpr int tile_row_bytes(int head_dim, bool has_codes) { r
 QSPEC_HOST_DEVICE constexpr int tile_bytes(int head_dim, bool has_codes) { return kTilePositions * (tile_row_bytes(head_dim, has_codes) + (has_codes ? 4 : 0)); }
 QSPEC_HOST_DEVICE constexpr int query_row_bytes(int head_dim) { return head_dim * 2 + 16; }
 QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) {
-  return way == TeamWay::kGroups ? kGroupColumns : (way == TeamWay::kColumns ? team_warps : column_blocks(way)) * kWarpColumns;
+  return way == TeamWay::kGroups || way == TeamWay::kWarpgroups ? kGroupColumns : (way == TeamWay::kColumns ? team_warps : column_blocks(way)) * kWarpColumns;
 }
 // Teams whose warps have sixteen columns: in launches of more than kPostedRows rows, of head sizes with code of their own.
 QSPEC_HOST_DEVICE constexpr bool has_wide_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
@@ -272,6 +277,7 @@ QSPEC_HOST_DEVICE constexpr int wide_sums_bytes(int head_dim) { return column_bl
 // Of shared memory: rings, bfloat16 queries of two items, and a word a warp, its tile's scores or its sums of a chunk.
 QSPEC_HOST_DEVICE constexpr int team_bytes(int head_dim, bool has_codes, TeamWay way, int team_warps, int ring_turns) {
   if (way == TeamWay::kGroups) return group_team_bytes(head_dim);
+  if (way == TeamWay::kWarpgroups) return warpgroup_team_bytes(head_dim, has_codes);
   return ring_bytes(head_dim, has_codes, way, team_warps, ring_turns) + 2 * team_columns(way, team_warps) * query_row_bytes(head_dim) +
          (way == TeamWay::kTiles ? team_warps * kTileScoreBytes : way == TeamWay::kWideSplits ? team_warps * wide_sums_bytes(head_dim) : 16);
 }

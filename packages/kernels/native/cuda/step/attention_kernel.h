@@ -1,0 +1,10 @@
+// Attention of a long launch by kernels of its own: K and V of all rows go to the cache, then warpgroups take items (TeamWay::kWarpgroups).
+#pragma once
+#include "step/step_launch.h"
+
+namespace qspec::cuda {
+
+// `params`: of the one phase, kAttention of a format and head size that has_group_teams(). `max_rows`: that the launch may have.
+Status launch_attention(int num_blocks, int max_rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream);
+
+}  // namespace qspec::cuda
