@@ -1,4 +1,4 @@
-// Single ops inside the step kernel on a CUDA device: products of real shapes and attention over real caches, in every format.
+// Single ops inside the step kernel, or of 1024 rows by kernels of their own, on a CUDA device: products of real shapes and attention over real caches, in every format.
 //   bench_cuda_ops <out.csv> <commit> [shape] [filter]
 //     shape   llama-3-8b (default), llama-2-7b, llama-3.2-1b, llama-3.2-3b, all
 //     filter  quick (fewer cases), gemm, attention, formats of weights (w4a16, w8a16/nested-hi …), or several: quick,gemm
@@ -23,6 +23,7 @@ constexpr double kLeastBytes = 500e6; // of all copies of an op together, so tha
 constexpr int kLeastProducts = 8;     // the first one's weight is fetched ahead while the program begins: that gain is shared by as many
 constexpr int kLeastLayers = 4;
 constexpr int kMostCopies = 64;
+constexpr int kPromptRows = 1024;     // of a long launch (docs/decisions/cuda-long-launches.md), which integer activations have none of
 
 struct Format {
   const char* name;
@@ -214,6 +215,7 @@ class ProductBench {
     const auto with = open(record_products(p, format_, set_, copies, true)), without = open(record_products(p, format_, set_, copies, false));
     std::printf("%-9s %-12s %-7s %6lldx%-6lld x%-2d", format_.name, named_.name, p.name, static_cast<long long>(p.n), static_cast<long long>(p.k), copies);
     for (const int rows : rows_) {
+      if (rows == kPromptRows && format_.activation_bits < 16) continue;
       const RoundBatch batch = round_batch(kVocab, 1, rows, rows, 0, false);
       const double us = (time_pass(*with, batch, 0) - time_pass(*without, batch, 0)) / copies;
       bench_.line({p.name, format_.name, named_.name, p.n, p.k, 0, 0, rows}, us, bytes + activation_bytes(p) * rows);
@@ -326,7 +328,7 @@ struct Filter {
 };
 
 void run_shape(const Bench& bench, const NamedShape& named, const Filter& filter) {
-  const std::vector<int> rows = filter.is_quick() ? std::vector<int>{1, 8, 32, 64} : std::vector<int>{1, 2, 4, 5, 8, 16, 17, 25, 32, 64, 128, 256};
+  const std::vector<int> rows = filter.is_quick() ? std::vector<int>{1, 8, 32, 64} : std::vector<int>{1, 2, 4, 5, 8, 16, 17, 25, 32, 64, 128, 256, kPromptRows};
   for (const Format& format : kFormats)
     if (filter.wants(format)) ProductBench(bench, named, format, rows).run();
   if (!filter.wants_attention() || std::string(named.name) != "llama-3-8b") return;
