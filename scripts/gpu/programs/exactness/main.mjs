@@ -1,4 +1,4 @@
-// The engine's text on a device, with the small trained model: with speculation as without, token for token; alone as in a batch.
+// The engine's text on a device, with the small trained model: with speculation as without, token for token; alone as in a batch; prompts at once as in pieces.
 // Prints a line a check and ends with `N passed, N failed`. Bundled by scripts/gpu/bundle.mjs.
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -9,6 +9,7 @@ import { openDevice } from '../device.mjs';
 import { checkBadInput } from './bad-input.mjs';
 import { kvFormatsOf, WEIGHTS } from './cases.mjs';
 import { reportCpuAgreement } from './cpu-agreement.mjs';
+import { checkPrompts } from './prompts.mjs';
 import { Report } from './report.mjs';
 import { makeRequests } from './requests.mjs';
 import { checkText } from './text.mjs';
@@ -33,6 +34,9 @@ await withArtifacts(values.model, async (artifactOf) => {
     for (const kvFormat of kvFormatsOf(backend.name)) {
       const plain = await report.guard(`${weights.name}, KV ${kvFormat}`, () =>
         checkText(model, weights, kvFormat, requests, report),
+      );
+      await report.guard(`${weights.name}, KV ${kvFormat}, prompts`, () =>
+        checkPrompts(model, weights, kvFormat, problems, report),
       );
       if (plain && kvFormat === 'bf16' && backend.name !== 'cpu') {
         await reportCpuAgreement(path, weights, requests, plain, report);
