@@ -87,6 +87,8 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
     Base::base = SharedPlace{(base.base.address + kSwizzledAlignment - 1) / kSwizzledAlignment * kSwizzledAlignment};
   }
   QSPEC_DEVICE int thread() const { return part * kWarp + lane; }
+  // What follows from this is found where it is needed: kept, it would be in local memory.
+  QSPEC_DEVICE static int here(int value) { return by_warpgroups ? not_hoisted(value) : value; }
   QSPEC_DEVICE void sync_group() const {
     if constexpr (by_warpgroups) Base::sync();
     else group_barrier(kTeamBarrier + 1 + group, kThreads);
@@ -139,7 +141,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
     static_assert(kRowsAtOnce % 8 == 0, "a thread's rows lie alike");
     if (is_there) {
       const DeviceKvLayer& cache = spec.cache;
-      const int chunk = thread() % kRowChunks, first = thread() / kRowChunks;
+      const int own_thread = here(thread()), chunk = own_thread % kRowChunks, first = own_thread / kRowChunks;
       const uint8_t* plane = (is_v ? cache.v : cache.k) + chunk * 16;
       const SharedPlace own = tile_of(is_v, turn) + swizzled_place(first, chunk);
       QSPEC_UNROLL
@@ -235,7 +237,7 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
 
   // ---- A split ----
 
-  QSPEC_DEVICE int column_of(int r) const { return part * 16 + lane / 4 + 8 * r; }
+  QSPEC_DEVICE int column_of(int r) const { return here(part * 16 + lane / 4) + 8 * r; }
   // Scores (base 2) of positions 8c + 2t, 8c + 2t + 1.
   QSPEC_DEVICE void scale_scores(int turn, float (&scores)[8][4]) const {
     const float scale = spec.scale * (has_codes ? kLog2E * kCodesAUnit : kLog2E);
