@@ -337,6 +337,17 @@ QSPEC_TEST(rows_of_a_prefill_are_taken_by_whole_blocks) {
   }
   QSPEC_EXPECT(plan_of_8b_model(64, 1024, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);
 }
+// Of a long launch they are a warpgroup's, however many segments they see, and what sees most comes first.
+QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
+  for (const KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+    for (const int positions : {1024, 32768}) {
+      const cuda::AttentionPlan plan = plan_of_8b_model(1, positions, format, 1024);
+      QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kWarpgroups && plan.share.num_teams > 0 && plan.items.size() == 64);
+      for (size_t i = 0; i < plan.items.size(); ++i)
+        QSPEC_EXPECT(plan.items[i].num_rows == 16 && plan.items[i].split_begin == 0 && (i == 0 || plan.items[i].split_end <= plan.items[i - 1].split_end));
+    }
+  }
+}
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
   const cuda::AttentionPlan plan = plan_of_8b_model(8, 32768, KvFormat::kBf16);
