@@ -45,14 +45,19 @@ QSPEC_DEVICE void wait_wide() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(running) : "memory");
 #endif
 }
-// Waits for all products; their sums are read behind this, for the compiler doesn't know what is waited for.
-template <int n8>
-QSPEC_DEVICE void wait_wide_sums(float (&d)[n8][4]) {
-  wait_wide<0>();
+// The same, and these sums are read behind it, for the compiler doesn't know what is waited for.
+template <int running, int n8>
+QSPEC_DEVICE void wait_wide_until(float (&d)[n8][4]) {
+  wait_wide<running>();
 #if defined(QSPEC_HAS_WGMMA)
   QSPEC_UNROLL
   for (int c = 0; c < n8; ++c) asm volatile("" : "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])::"memory");
 #endif
+}
+// For all products.
+template <int n8>
+QSPEC_DEVICE void wait_wide_sums(float (&d)[n8][4]) {
+  wait_wide_until<0>(d);
 }
 
 // B in shared memory from some place on.

@@ -95,7 +95,8 @@ Status CudaSession::allocate() {
     rows[i] = most_launch_rows(lowered_[i], environment);
     bytes = std::max(bytes, StepBuffers::bytes(lowered_[i], rows[i]));
   }
-  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "scratch of the programs", &scratch_));
+  const bool is_long = std::max(rows[0], rows[1]) > kMaxStepRows;
+  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "scratch of the programs", &scratch_, is_long ? "lower `maxRows`: up to 256 take the least" : nullptr));
   QSPEC_RETURN_IF_ERROR(scratch_.fill(0));
   buffers_.reserve(2);
   for (int i = 0; i < 2; ++i) {
@@ -129,11 +130,14 @@ Status CudaSession::allocate_workspace() {
   const int64_t result_floats = static_cast<int64_t>(heads) * (head_dim + kResultTail);
   const int max_folds = std::max(geometry_.max_folds, most_rows);
   const int64_t fold_counters = static_cast<int64_t>(max_folds + most_rows) * std::max(geometry_.num_kv_heads, 1);
+  // Of long launches: a GEMM's totals, then attention's saved sums.
+  const size_t blocks = static_cast<size_t>(device_.num_multiprocessors), totals = gemm_blocks(device_.num_multiprocessors) * kGemmTotalBytes;
+  const size_t long_bytes = is_long ? std::max(totals, blocks * kSplitGroups * kWarpgroupScratchFloats * sizeof(float)) : 0;
   const size_t sizes[] = {256, static_cast<size_t>(partials) * 4, static_cast<size_t>(counters) * 4, static_cast<size_t>(geometry_.result_slots * result_floats) * 4,
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
                           static_cast<size_t>(device_.num_multiprocessors) * kBlockScratchFloats * 4,
                           kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
-                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, is_long ? std::max(gemm_blocks(device_.num_multiprocessors) * kGemmTotalBytes, device_.num_multiprocessors * kSplitGroups * kWarpgroupScratchFloats * sizeof(float)) : 0};
+                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, long_bytes};
   size_t total = 0;
   for (const size_t size : sizes) total += aligned(size);
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the workspace", &workspace_memory_, "lower `kv.numPages` or `vocabSize`"));
@@ -170,11 +174,15 @@ SampleParams CudaSession::sample_params(const Launch& launch) const {
   return {arena_.fixed<SampleBatch>(sample_struct_offset(launch.slot)), plans_[launch.is_draft]->logits(), static_cast<int32_t>(config_.vocab_size), sample_workspace_};
 }
 
-Status CudaSession::enqueue(const Launch& launch) {
-  const StepPlan& plan = *plans_[launch.is_draft];
-  const size_t posted = plan.posted_bytes(launch.row_class);
+Status CudaSession::clear_posts(const Launch& launch) {
+  const size_t posted = plans_[launch.is_draft]->posted_bytes(launch.row_class);
   if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
-  for (const StepPlan::Stretch& stretch : plan.stretches(launch.row_class)) QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));
+  return {};
+}
+
+Status CudaSession::enqueue(const Launch& launch) {
+  QSPEC_RETURN_IF_ERROR(clear_posts(launch));
+  for (const StepPlan::Stretch& stretch : plans_[launch.is_draft]->stretches(launch.row_class)) QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));
   return launch.is_sampled ? enqueue_sampling(launch) : Status::ok();
 }
 
@@ -480,8 +488,7 @@ Status CudaSession::run_profiled(const Launch& launch) {
   Profile& profile = profiles_[launch.is_draft];
   const StepPlan& plan = *plans_[launch.is_draft];
   const std::vector<Phase>& phases = plan.phases(launch.row_class);
-  const size_t posted = plan.posted_bytes(launch.row_class);
-  if (posted > 0) QSPEC_CUDA_CALL(cudaMemsetAsync(buffers_[launch.is_draft].posts(), kNotThereByte, posted, stream_.get()));
+  QSPEC_RETURN_IF_ERROR(clear_posts(launch));
   for (const StepPlan::Stretch& stretch : plan.stretches(launch.row_class)) {
     QSPEC_RETURN_IF_ERROR(synchronize());
     const auto start = Clock::now();

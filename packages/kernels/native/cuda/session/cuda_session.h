@@ -53,6 +53,7 @@ class CudaSession : public Session {
   Status allocate();
   Status allocate_workspace();
   StepParams step_params(const Launch& launch) const;
+  Status clear_posts(const Launch& launch);
   Status enqueue(const Launch& launch, const StepPlan::Stretch& stretch);
   Status enqueue_sampling(const Launch& launch);
   SampleParams sample_params(const Launch& launch) const;

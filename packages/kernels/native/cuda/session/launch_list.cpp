@@ -7,7 +7,7 @@
 
 namespace qspec::cuda {
 
-// In a long launch a block takes an item of attention, however few rows it has: that pays for eight and more a sequence.
+// In a long launch a warpgroup takes an item of attention, 64 query columns, however few rows it has: that pays for eight and more a sequence.
 int LaunchList::most_rows(bool is_draft, const PassRows& pass) const {
   constexpr int64_t kLongSequenceRows = 8;
   const int most = max_rows_[is_draft];

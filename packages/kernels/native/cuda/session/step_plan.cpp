@@ -508,8 +508,7 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
   auto plan = std::make_unique<StepPlan>();
   plan->logits_ = buffers.values(program.program->logits);
   size_t total = 0;
-  const int most_rows = most_launch_rows(program, environment);
-  for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= most_rows; ++c) {
+  for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= buffers.rows(); ++c) {
     const Status built = PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c);
     if (c == 0) QSPEC_RETURN_IF_ERROR(built);
     if (!built.is_ok()) {  // one row fits, so many don't

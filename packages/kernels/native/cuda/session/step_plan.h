@@ -29,6 +29,7 @@ class StepBuffers {
   static size_t bytes(const LoweredProgram& program, int rows);
   StepBuffers(const LoweredProgram& program, int rows, uint8_t* base);
 
+  int rows() const { return rows_; }
   float* values(int buffer) const { return floats_[buffer]; }
   XForm x_form(const LoweredProgram& program, int buffer) const;
   float2* rope_table(int index) const { return tables_[index]; }

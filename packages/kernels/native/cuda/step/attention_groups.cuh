@@ -365,19 +365,11 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
       end_wide();
     }
     if constexpr (kParts > 1) {
-      wait_wide<1>();
-      keep_behind(outputs[0]);
+      wait_wide_until<1>(outputs[0]);
       chunk.append_outputs(0, factors, outputs[0]);
     }
     wait_wide_sums(outputs[kParts - 1]);
     chunk.append_outputs(8 * (kParts - 1), factors, outputs[kParts - 1]);
-  }
-  // For the compiler: these are read behind what was waited for.
-  QSPEC_DEVICE static void keep_behind(float (&d)[8][4]) {
-#if defined(QSPEC_HAS_WGMMA)
-    QSPEC_UNROLL
-    for (int c = 0; c < 8; ++c) asm volatile("" : "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])::"memory");
-#endif
   }
 
   // ---- Sums of several chunks ----
