@@ -1,6 +1,6 @@
 // A linear of many rows (hundreds: a prefill) as a kernel of its own: what matters is the tensor cores' rate.
 //
-// A block does tiles of 128 outputs x 128 rows over all of k, so that nobody adds what others left. Two warpgroups multiply: each warp unpacks a row-tile's weights
+// A block does tiles of 128 outputs x 128 rows, or 64 or 32, over all of k, so that nobody adds what others left. Two warpgroups multiply: each warp unpacks a row-tile's weights
 // in registers, the A operand, which come by its own lanes' copies; activations, the B operand, come through a ring of stages that a third warpgroup's copies
 // fill. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
 // registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit.
@@ -22,13 +22,13 @@ constexpr int kClusterBlocks = 1;
 #endif
 constexpr int kGemmUnitTiles = 2, kGemmUnits = kRunTiles / kGemmUnitTiles;  // a unit is 128 k; of a run
 constexpr int kGemmGroupSize = kGemmUnitTiles * kTileK;
-constexpr int kGemmStages = 3;
-constexpr int kGemmTileBytes = kGemmRowBlocks * kWideBlockBytes, kGemmStageBytes = kGemmUnitTiles * kGemmTileBytes;
+constexpr int kGemmStagesBytes = 3 * kGemmUnitTiles * kGemmRowBlocks * kWideBlockBytes;  // three with most rows,
+constexpr int kGemmMostStages = 6;                                                                   // six with fewer
 
 // ---- Shared memory: [counters][rows' scales of two tiles][stages][sums][weights] ---------------------------------------------------------------------
 
 constexpr uint32_t kGemmScalesAt = 128, kGemmStagesAt = kGemmScalesAt + 2 * kGemmRows * 4;
-constexpr uint32_t kGemmSumsAt = kGemmStagesAt + kGemmStages * kGemmStageBytes;
+constexpr uint32_t kGemmSumsAt = kGemmStagesAt + kGemmStagesBytes;
 constexpr uint32_t kGemmRingAt = kGemmSumsAt + kGemmTotalBytes;
 
 // Units of weights that a warp has in its ring; of dense weights, which are fragments already and go to registers, none.
@@ -46,17 +46,24 @@ QSPEC_DEVICE int gemm_cluster_rank() {
 
 // ---- Tiles ---------------------------------------------------------------------------------------------------------------------------------
 
-// Passes of 128 rows of the first outputs, then of the next: neighbours read the same weights. A cluster has neighbouring outputs of one pass.
+// Of so many row blocks.
+template <int n8>
+struct GemmTileShape {
+  static constexpr int kRows = 8 * n8, kTileBytes = n8 * kWideBlockBytes, kStageBytes = kGemmUnitTiles * kTileBytes, kStages = std::min(kGemmStagesBytes / kStageBytes, kGemmMostStages);
+  static_assert(kStages * 16 <= static_cast<int>(kGemmScalesAt), "a counter of full stages and one of empty ones each");
+};
+
+// Passes of a tile's rows of the first outputs, then of the next: neighbours read the same weights. A cluster has neighbouring outputs of one pass.
 struct GemmTiles {
   int passes, tiles, runs;
   bool is_pair;
 
-  QSPEC_DEVICE GemmTiles(const LinearSpec& spec, int rows)
-      : passes((rows + kGemmRows - 1) / kGemmRows), runs(num_runs(spec.weight.k_tiles)), is_pair(spec.epilogue == Epilogue::kSilu) {
+  QSPEC_HOST_DEVICE GemmTiles(const LinearSpec& spec, int rows, int tile_rows)
+      : passes((rows + tile_rows - 1) / tile_rows), runs(num_runs(spec.weight.k_tiles)), is_pair(spec.epilogue == Epilogue::kSilu) {
     const int items = kClusterBlocks * block_items();
     tiles = (spec.num_items + items - 1) / items * passes;
   }
-  QSPEC_DEVICE int block_items() const { return is_pair ? kGemmWarps / 2 : kGemmWarps; }
+  QSPEC_HOST_DEVICE int block_items() const { return is_pair ? kGemmWarps / 2 : kGemmWarps; }
   QSPEC_DEVICE static int first() { return block_index() / kClusterBlocks; }
   QSPEC_DEVICE static int step() { return grid_blocks() / kClusterBlocks; }
   QSPEC_DEVICE int pass(int tile) const { return tile % passes; }
@@ -85,6 +92,7 @@ struct GemmCursor {
 
 // ---- Activations --------------------------------------------------------------------------------------------------------------------------
 
+template <int n8>
 struct GemmInput {
   const uint8_t* data;
   int tile_bytes, last_tile;
@@ -94,33 +102,35 @@ struct GemmInput {
   // Of tile `i` of a unit. Behind the last tile of k it is that again: to be multiplied by zeros, or added to nothing.
   QSPEC_DEVICE const uint8_t* source(int pass, int run, int unit, int i) const {
     const int tile = run * kRunTiles + unit * kGemmUnitTiles + i;
-    return data + pass * kGemmTileBytes + static_cast<int64_t>(tile < last_tile ? tile : last_tile) * tile_bytes;
+    return data + pass * GemmTileShape<n8>::kTileBytes + static_cast<int64_t>(tile < last_tile ? tile : last_tile) * tile_bytes;
   }
 };
 
 // Which stage, and the parity of the round that it is in.
+template <int n8>
 struct GemmStage {
   uint32_t index = 0, parity = 0;
-  QSPEC_DEVICE uint32_t place() const { return kGemmStagesAt + index * kGemmStageBytes; }
+  QSPEC_DEVICE uint32_t place() const { return kGemmStagesAt + index * GemmTileShape<n8>::kStageBytes; }
   QSPEC_DEVICE uint32_t full_at() const { return index * 16; }
   QSPEC_DEVICE uint32_t empty_at() const { return index * 16 + 8; }
   QSPEC_DEVICE void advance() {
-    if (++index == kGemmStages) index = 0, parity ^= 1;
+    if (++index == GemmTileShape<n8>::kStages) index = 0, parity ^= 1;
   }
 };
 
 #if defined(QSPEC_HAS_WGMMA)
 // One thread: fills stages for all tiles of the block.
+template <int n8>
 QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmTiles& tiles) {
-  constexpr uint32_t kPart = kGemmTileBytes / kClusterBlocks, kAll = (1u << kClusterBlocks) - 1;
-  const GemmInput input(params);
+  constexpr uint32_t kBytes = GemmTileShape<n8>::kTileBytes, kPart = kBytes / kClusterBlocks, kAll = (1u << kClusterBlocks) - 1;
+  const GemmInput<n8> input(params);
   const uint32_t part = gemm_cluster_rank() * kPart;
-  GemmStage stage;
+  GemmStage<n8> stage;
   const auto bring = [&](int pass, int run, int unit) {
     wait_for_counter(stage.empty_at(), stage.parity ^ 1);
-    expect_bytes(stage.full_at(), kGemmStageBytes);
+    expect_bytes(stage.full_at(), GemmTileShape<n8>::kStageBytes);
     QSPEC_UNROLL
-    for (int i = 0; i < kGemmUnitTiles; ++i) copy_bulk_to(stage.place() + i * kGemmTileBytes + part, input.source(pass, run, unit, i) + part, kPart, stage.full_at(), kAll);
+    for (int i = 0; i < kGemmUnitTiles; ++i) copy_bulk_to(stage.place() + i * kBytes + part, input.source(pass, run, unit, i) + part, kPart, stage.full_at(), kAll);
     stage.advance();
   };
   for (int tile = GemmTiles::first(); tile < tiles.tiles; tile += GemmTiles::step())
@@ -225,10 +235,10 @@ struct GemmRing {
 
 // ---- The product --------------------------------------------------------------------------------------------------------------------------
 
-template <GemmMode mode>
+template <GemmMode mode, int n8>
 struct ClusterGemm {
   static constexpr bool kIsDense = mode == GemmMode::kDense;
-  static constexpr int n8 = kGemmRowBlocks;
+  using Shape = GemmTileShape<n8>;
   static constexpr int kDenseTiles = 4;  // of dense weights in registers
   static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
@@ -240,7 +250,7 @@ struct ClusterGemm {
   const GemmTiles& tiles;
   int rank, warp, thread;
   GemmCursor now;
-  GemmStage stage;
+  GemmStage<n8> stage;
   int parity = 0;        // of the tile: which rows' scales
   Accumulator<n8> sums;  // of the run
   Ring ring;
@@ -256,20 +266,20 @@ struct ClusterGemm {
 
 #if defined(QSPEC_HAS_WGMMA)
   QSPEC_DEVICE void wait_for_stage(int) const { wait_for_counter(stage.full_at(), stage.parity); }
-  QSPEC_DEVICE void release(const GemmStage& of) const {
+  QSPEC_DEVICE void release(const GemmStage<n8>& of) const {
     sync_warp();
     if (lane_index() < kClusterBlocks) arrive_at_block(of.empty_at(), lane_index());
   }
 #else
   QSPEC_DEVICE void wait_for_stage(int unit) const {
-    const GemmInput input(params);
+    const GemmInput<n8> input(params);
     named_barrier(kBlockBarrier, kGemmMultipliers);
-    for (int i = thread * 16; i < kGemmStageBytes; i += kGemmMultipliers * 16)
-      copy_async<16>(stage.place() + i, input.source(tiles.pass(now.tile), now.run, unit, i / kGemmTileBytes) + i % kGemmTileBytes);
+    for (int i = thread * 16; i < Shape::kStageBytes; i += kGemmMultipliers * 16)
+      copy_async<16>(stage.place() + i, input.source(tiles.pass(now.tile), now.run, unit, i / Shape::kTileBytes) + i % Shape::kTileBytes);
     commit_async(), wait_async<0>();
     named_barrier(kBlockBarrier, kGemmMultipliers);
   }
-  QSPEC_DEVICE void release(const GemmStage&) const {}
+  QSPEC_DEVICE void release(const GemmStage<n8>&) const {}
 #endif
 
   // ---- Turns: a warpgroup's products of a unit go before the other's, or both would end together, and nothing be multiplied while both add and unpack ----
@@ -342,7 +352,7 @@ struct ClusterGemm {
   QSPEC_DEVICE void load_dense(int tile) { dense_tiles[tile % kDenseTiles].load(dense.place, tile, 0, 0); }
   QSPEC_DEVICE void multiply_dense_run() {
     const int left = spec.weight.k_tiles - now.run * kRunTiles;
-    GemmStage before;
+    GemmStage<n8> before;
     QSPEC_UNROLL
     for (int tile = 0; tile < kRunTiles; ++tile) {
       const int unit = tile / kGemmUnitTiles, within = tile % kGemmUnitTiles;
@@ -429,10 +439,11 @@ struct ClusterGemm {
   }
   // A warpgroup, behind a barrier with those that found what its rows are multiplied with.
   QSPEC_DEVICE void store_tile() {
+    if (tiles.is_pair) leave_half();
     group_barrier(kScalesBarrier + warp / kGroupWarps, kScalesThreads);
-    const int first = tiles.pass(now.tile) * kGemmRows, rows = load_constant(&params.batch->rows) - first, item = tiles.item(now.tile, rank, warp);
+    const int first = tiles.pass(now.tile) * Shape::kRows, rows = load_constant(&params.batch->rows) - first, item = tiles.item(now.tile, rank, warp);
     const FourOfLane place = four_of_lane();  // of a row block
-    const SharedPlace row_scales = shared_place(kGemmScalesAt + (parity * kGemmRows + place.row) * 4);
+    const SharedPlace row_scales = shared_place(kGemmScalesAt + (parity * Shape::kRows + place.row) * 4);
     parity ^= 1;
     if (tiles.is_pair) store_pairs(item, first, rows, place.row, item * kTileN + place.within, row_scales);
     else if (item < spec.num_items) store_outputs(first, rows, place.row, item * kTileN + place.within, row_scales);
@@ -470,17 +481,19 @@ struct ClusterGemm {
       if (column + e < spec.weight.n) to[e] = adds ? add_flushed(to[e], v[e]) : v[e];
   }
   // A gate's warp and its up's have the same places: each gives the other half of its row blocks, and stores silu(gate) · up of the rest.
-  QSPEC_DEVICE void store_pairs(int item, int first, int rows, int row, int column, SharedPlace row_scales) {
-    constexpr int kHalf = n8 / 2;
+  static constexpr int kHalf = n8 / 2;
+  QSPEC_DEVICE void leave_half() {
     const bool is_up = tiles.is_up(warp);
-    const int barrier = kTeamBarrier + warp / kGroupWarps, other = (is_up ? -kUpWarp : kUpWarp) * kWarp * 16, first_block = is_up ? kHalf : 0, width = spec.weight.n / 2;
-    const float4 biases[2] = {bias_of(column), bias_of(width + column)};
-    uint8_t* const x = spec.out_x + x_offset(params.blocks, first + 8 * first_block + row, column);
-    float* const values = spec.output + static_cast<int64_t>(first + 8 * first_block + row) * width + column;
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
       if ((c < kHalf) == is_up) store_slice(c);
-    group_barrier(barrier, kGroupWarps * kWarp);
+  }
+  QSPEC_DEVICE void store_pairs(int item, int first, int rows, int row, int column, SharedPlace row_scales) {
+    const bool is_up = tiles.is_up(warp);
+    const int other = (is_up ? -kUpWarp : kUpWarp) * kWarp * 16, first_block = is_up ? kHalf : 0, width = spec.weight.n / 2;
+    const float4 biases[2] = {bias_of(column), bias_of(width + column)};
+    uint8_t* const x = spec.out_x + x_offset(params.blocks, first + 8 * first_block + row, column);
+    float* const values = spec.output + static_cast<int64_t>(first + 8 * first_block + row) * width + column;
     const int left = item < spec.num_items ? rows - 8 * first_block - row : 0;
     QSPEC_UNROLL
     for (int c = 0; c < kHalf; ++c) {
@@ -506,7 +519,7 @@ struct ClusterGemm {
       *reinterpret_cast<uint32_t*>(to) = pack_bf16(gate[0], gate[1]);
       *reinterpret_cast<uint32_t*>(to + kWideWordBytes) = pack_bf16(gate[2], gate[3]);
     }
-    group_barrier(barrier, kGroupWarps * kWarp);  // before slices come to their place
+    group_barrier(kTeamBarrier + warp / kGroupWarps, kGroupWarps * kWarp);  // before slices come to their place
   }
 
   QSPEC_DEVICE void run() {
@@ -528,65 +541,65 @@ struct ClusterGemm {
 
 // What sums of a tile's rows are multiplied with, by three warps, for each tile of the block: 1 / rms of rows whose norm another phase left to divide by, and
 // what codes are multiples of (as finish_sums()).
-template <GemmMode mode>
+template <GemmMode mode, int n8>
 QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles& tiles, int warp, int warps) {
-  constexpr int kAtOnce = 8;
+  constexpr int kAtOnce = 8, kRows = GemmTileShape<n8>::kRows;
   const int lane = lane_index(), runs = num_row_runs(params.phase.source), rows = load_constant(&params.batch->rows);
   const float* squares = params.phase.x.squares;
   int parity = 0;
   for (int tile = GemmTiles::first(); tile < tiles.tiles; tile += GemmTiles::step(), parity ^= 1) {
-    const int first_row = tiles.pass(tile) * kGemmRows;
+    const int first_row = tiles.pass(tile) * kRows;
     QSPEC_NO_UNROLL
-    for (int first = warp; first < kGemmRows; first += kAtOnce * warps) {
+    for (int first = warp; first < kRows; first += kAtOnce * warps) {
       float sums[kAtOnce] = {};  // of the lane's first run; few rows have more than 32
       QSPEC_UNROLL
       for (int r = 0; r < kAtOnce; ++r) {
         const int row = first + r * warps;
-        if (squares && row < kGemmRows && first_row + row < rows && lane < runs) sums[r] = load_l2(squares + (first_row + row) * runs + lane);
+        if (squares && row < kRows && first_row + row < rows && lane < runs) sums[r] = load_l2(squares + (first_row + row) * runs + lane);
       }
       QSPEC_UNROLL
       for (int r = 0; r < kAtOnce; ++r) {
         const int row = first + r * warps;
-        if (row >= kGemmRows) break;
+        if (row >= kRows) break;
         float sum = sums[r];
         for (int run = lane + kWarp; squares && first_row + row < rows && run < runs; run += kWarp) sum += load_l2(squares + (first_row + row) * runs + run);
         const float factor = squares ? factor_of(params.phase.source, sum) : 1.0f;
         const float scale = (mode == GemmMode::kHiLo ? factor / static_cast<float>(params.phase.linear.weight.radix) : factor) * (mode == GemmMode::kDense ? 1.0f : kCodesAUnit);
-        if (lane == 0) shared_store_float(kGemmScalesAt + (parity * kGemmRows + row) * 4, scale);
+        if (lane == 0) shared_store_float(kGemmScalesAt + (parity * kRows + row) * 4, scale);
       }
     }
     QSPEC_UNROLL
-    for (int group = 0; group < kGemmGroups; ++group) group_barrier(ClusterGemm<mode>::kScalesBarrier + group, ClusterGemm<mode>::kScalesThreads);
+    for (int group = 0; group < kGemmGroups; ++group) group_barrier(ClusterGemm<mode, n8>::kScalesBarrier + group, ClusterGemm<mode, n8>::kScalesThreads);
   }
 }
 
 // Of chips that have no such launches (session/step_plan.cpp), nothing.
-template <GemmMode mode>
+template <GemmMode mode, int n8>
 QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT ClusterGemmParams params) {
 #if defined(QSPEC_HAS_WGMMA)
   if (thread_index() == 0) {
-    for (GemmStage stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * kClusterBlocks);
+    for (GemmStage<n8> stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * kClusterBlocks);
     publish_counters();
   }
   cluster_barrier();
   let_next_kernel_begin();
   wait_for_previous_kernel();
-  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows));
+  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows);
   if (thread_index() < kGemmMultipliers) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    ClusterGemm<mode>(params, tiles).run();
+    ClusterGemm<mode, n8>(params, tiles).run();
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     const int warp = thread_index() / kWarp - kGemmWarps;
-    if (warp > 0) find_scales<mode>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
-    else if (lane_index() == 0) bring_activations(params, tiles);
+    if (warp > 0) find_scales<mode, n8>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+    else if (lane_index() == 0) bring_activations<n8>(params, tiles);
   }
   cluster_barrier();  // others of the cluster may still copy to, or arrive at, a block that is done
 #elif !defined(__CUDACC__)
-  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows));
+  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows);
   const int warp = thread_index() / kWarp - kGemmWarps;
-  if (warp < 0) ClusterGemm<mode>(params, tiles).run();
-  else if (warp > 0) find_scales<mode>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+  if (warp < 0) ClusterGemm<mode, n8>(params, tiles).run();
+  else if (warp > 0) find_scales<mode, n8>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
 #endif
 }
 

@@ -5,7 +5,7 @@
 
 namespace qspec::cuda {
 
-constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile
+constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile, or a half or a quarter as many (gemm_row_blocks())
 constexpr int kGemmGroups = 2, kGemmWarps = kGemmGroups * kGroupWarps, kGemmMultipliers = 32 * kGemmWarps;  // warpgroups that multiply, a row-tile a warp
 constexpr int kGemmThreads = kGemmMultipliers + 128;  // and one that brings activations
 // What a block keeps of a tile whose k is more than a slice, in memory.
@@ -23,7 +23,9 @@ bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight);
 size_t cluster_gemm_shared_bytes();
 // Of the grid, where there may be so many: whole clusters.
 int gemm_blocks(int num_blocks);
-// `num_blocks`: at most one a multiprocessor.
-Status launch_cluster_gemm(int num_blocks, const ClusterGemmParams& params, cudaStream_t stream);
+// Row blocks of the tiles of a launch of so many rows.
+int gemm_row_blocks(int num_blocks, int rows, const LinearSpec& spec);
+// `num_blocks`: at most one a multiprocessor. `rows`: of the launch.
+Status launch_cluster_gemm(int num_blocks, int rows, const ClusterGemmParams& params, cudaStream_t stream);
 
 }  // namespace qspec::cuda

@@ -234,13 +234,12 @@ std::vector<int> segments_to_try(int64_t total, int longest, int num_blocks, int
 }  // namespace
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
-                    AttentionPlan* out) {
+                    bool is_long, AttentionPlan* out) {
   int longest = 1, most_splits = 1;
   bool is_tree = false;
   for (const SequenceRows& s : sequences) longest = std::max(longest, s.end - s.begin), most_splits = std::max(most_splits, num_splits_of(s, positions)), is_tree |= has_tail(s, positions);
   const int most_segments = (most_splits + kSegmentSplits - 1) / kSegmentSplits;
   const int heads = geometry.num_heads / geometry.num_kv_heads;
-  const bool is_long = positions.size() > kMaxStepRows;
   double least = std::numeric_limits<double>::infinity();
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
   for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns, TeamWay::kWarpgroups}) {

@@ -31,8 +31,8 @@ struct AttentionPlan {
   TeamShare share{TeamWay::kSplits, kMaxTeamWarps, 0, kRingTurns[2], 0};
 };
 
-// `positions` of all rows; `writes_first`: see StepBatch. False when the results don't fit the workspace.
+// `positions` of all rows; `writes_first`: see StepBatch; `is_long`: of a launch whose attention is a kernel of its own. False when the results don't fit the workspace.
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
-                    AttentionPlan* out);
+                    bool is_long, AttentionPlan* out);
 
 }  // namespace qspec::cuda

@@ -117,11 +117,11 @@ Status CudaSession::allocate_workspace() {
                kMaxTreeRows * max_segments};
   for (const auto& plan : plans_)
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
-  int max_rows[2] = {kMaxStepRows, kMaxStepRows};
+  LaunchRows max_rows[2];
   for (int i = 0; i < 2; ++i)
-    if (plans_[i]) max_rows[i] = plans_[i]->max_rows();
-  const int most_rows = std::max(max_rows[0], max_rows[1]);
-  const bool is_long = most_rows > kMaxStepRows;
+    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true)};
+  const int most_rows = std::max(max_rows[0].most(), max_rows[1].most());
+  const bool is_long = std::max(max_rows[0].long_rows, max_rows[1].long_rows) > 0;
   int64_t partials = 0, counters = 1;
   for (const auto& plan : plans_) {
     if (!plan) continue;
@@ -150,7 +150,7 @@ Status CudaSession::allocate_workspace() {
   long_scratch_ = places[11];
   sample_workspace_ = {reinterpret_cast<SampleBest*>(places[7]), reinterpret_cast<int32_t*>(places[8]), reinterpret_cast<float*>(places[9]),
                        reinterpret_cast<int32_t*>(places[10])};
-  const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, std::min(max_rows[0], max_rows[1]));
+  const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, std::min(max_rows[0].rows, max_rows[1].rows));
   QSPEC_RETURN_IF_ERROR(arena_.create(static_cast<size_t>(max_launches) * kLaunchStructBytes, kArenaBytes));
   list_ = std::make_unique<LaunchList>(arena_, geometry_, page_shift(kv), max_rows, max_launches);
   return {};
@@ -190,17 +190,17 @@ Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stret
   const StepPlan& plan = *plans_[launch.is_draft];
   StepParams params = step_params(launch);
   const Phase& first = plan.phases(launch.row_class)[stretch.first];
-  const int blocks = device_.num_multiprocessors, max_rows = kRowClasses[launch.row_class].max_rows;
+  const int blocks = device_.num_multiprocessors;
   params.phases += stretch.first, params.num_phases = stretch.count, params.stamps_stride = stamps_stride(stretch.count);
   switch (stretch.kernel) {
-    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, {first, params.batch, params.blocks, long_scratch_}, stream_.get());
-    case StepPlan::Kernel::kRows: return launch_rows(max_rows, {first, params.batch, params.blocks}, stream_.get());
+    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, launch.rows, {first, params.batch, params.blocks, long_scratch_}, stream_.get());
+    case StepPlan::Kernel::kRows: return launch_rows(launch.rows, {first, params.batch, params.blocks}, stream_.get());
     case StepPlan::Kernel::kAttention:
       params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);
-      return launch_attention(blocks, max_rows, plan.config(launch.row_class), params, first.attention, stream_.get());
+      return launch_attention(blocks, launch.rows, plan.config(launch.row_class), params, first.attention, stream_.get());
     case StepPlan::Kernel::kStep: break;
   }
-  if (is_long(kRowClasses[launch.row_class])) params.attention = {TeamWay::kGroups, kGroupTeamWarps, 0, 0, 0};  // attends to nothing, and keeps no rows in shared memory
+  if (kRowClasses[launch.row_class].is_long) params.attention = {TeamWay::kGroups, kGroupTeamWarps, 0, 0, 0};  // attends to nothing, and keeps no rows in shared memory
   return launch_step(launch.row_class, blocks, plan.config(launch.row_class), params, stream_.get());
 }
 
@@ -219,7 +219,7 @@ Status CudaSession::run(const std::vector<Launch>& launches) {
     return {};
   }
   // A graph of the hundreds of kernels of a long launch costs more than it saves: the device has work for longer than the host takes to ask for it.
-  if (std::any_of(launches.begin(), launches.end(), [](const Launch& launch) { return is_long(kRowClasses[launch.row_class]); })) {
+  if (std::any_of(launches.begin(), launches.end(), [](const Launch& launch) { return kRowClasses[launch.row_class].is_long; })) {
     for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(enqueue(launch));
     return {};
   }

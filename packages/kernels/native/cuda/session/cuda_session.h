@@ -46,7 +46,7 @@ class CudaSession : public Session {
   // For benchmarks: random K and V in every slot; the phases of the last profiled launch and every block's clock (StepParams::stamps).
   Status fill_cache_randomly(uint64_t seed);
   const std::vector<unsigned long long>& last_stamps() const { return last_stamps_; }
-  const std::vector<Phase>& phases(bool is_draft, int num_rows) const { return plans_[is_draft]->phases(row_class_of(num_rows)); }
+  const std::vector<Phase>& phases(bool is_draft, int num_rows, bool is_long = false) const { return plans_[is_draft]->phases(row_class_of(num_rows, is_long)); }
 
  private:
   CudaSession(const DeviceInfo& device, SessionConfig config) : device_(device), config_(std::move(config)) {}

@@ -8,17 +8,19 @@
 namespace qspec::cuda {
 
 // In a long launch a warpgroup takes an item of attention, 64 query columns, however few rows it has: that pays for eight and more a sequence.
-int LaunchList::most_rows(bool is_draft, const PassRows& pass) const {
+bool LaunchList::may_be_long(bool is_draft, const PassRows& pass) const {
   constexpr int64_t kLongSequenceRows = 8;
-  const int most = max_rows_[is_draft];
-  if (pass.has_ancestors) return std::min(kMaxTreeRows, most);
+  if (pass.has_ancestors || max_rows_[is_draft].long_rows == 0) return false;
   int64_t sequences = 0;
   for (size_t i = 0; i < pass.sequences.size(); ++i) sequences += i == 0 || pass.sequences[i] != pass.sequences[i - 1];
-  return pass.rows() >= kLongSequenceRows * sequences ? most : std::min(kMaxStepRows, most);
+  return pass.rows() >= kLongSequenceRows * sequences;
 }
 
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
-  const int rows = static_cast<int>(pass.rows()), most = most_rows(is_draft, pass);
+  const int rows = static_cast<int>(pass.rows());
+  const bool is_long = may_be_long(is_draft, pass);
+  const LaunchRows& max_rows = max_rows_[is_draft];
+  const int most = is_long ? max_rows.long_rows : pass.has_ancestors ? std::min(kMaxTreeRows, max_rows.rows) : max_rows.rows;
   for (int first = 0; first < rows;) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike
@@ -27,13 +29,13 @@ Status LaunchList::add(bool is_draft, const PassRows& pass) {
     if (pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
     if (static_cast<int>(launches_.size()) == max_launches_)
       return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
-    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count));
+    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long && count >= kLeastLongRows));
     first += count;
   }
   return {};
 }
 
-Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, int count) {
+Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, int count, bool is_long) {
   const auto slice = [&](const std::vector<int32_t>& all) { return std::vector<int32_t>(all.begin() + first, all.begin() + first + count); };
   const std::vector<int32_t> positions = slice(pass.positions);
   std::vector<SequenceRows> sequences;
@@ -47,7 +49,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   }
   const bool writes_first = pass.has_ancestors || count > kPassRows;
   AttentionPlan attention;
-  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, writes_first, &attention))
+  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, writes_first, is_long, &attention))
     return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
 
   Launch launch;
@@ -56,7 +58,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   launch.first_logit_row = static_cast<int>(begin - pass.logit_rows.begin()), launch.num_logit_rows = static_cast<int>(end - begin);
   std::vector<int32_t> logit_rows(begin, end);
   for (int32_t& row : logit_rows) row -= first;
-  launch.row_class = row_class_of(count);
+  launch.rows = count, launch.row_class = row_class_of(count, is_long);
   launch.attention = attention.share;
 
   StepBatch b{};

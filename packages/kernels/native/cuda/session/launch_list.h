@@ -1,5 +1,6 @@
 // One call's work as a list of kernel launches, with everything that they read gathered in the upload arena first: no launch waits for the host.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "sampling/sample_params.h"
@@ -24,7 +25,7 @@ struct PassRows {
 
 struct Launch {
   bool is_draft = false;
-  int row_class = 0;
+  int rows = 0, row_class = 0;
   TeamShare attention{};
   int slot = 0;                        // of its structs in the arena's fixed part
   int first_logit_row = 0, num_logit_rows = 0;
@@ -46,28 +47,36 @@ static_assert(sizeof(StepBatch) <= 192 && sizeof(SampleBatch) <= 64, "both fit a
 inline size_t step_struct_offset(int slot) { return slot * kLaunchStructBytes; }
 inline size_t sample_struct_offset(int slot) { return slot * kLaunchStructBytes + 192; }
 
+// Most rows of a program's launch, and of a long one (0: it has none).
+struct LaunchRows {
+  int rows = kMaxStepRows, long_rows = 0;
+  int most() const { return std::max(rows, long_rows); }
+};
+
 class LaunchList {
  public:
-  // `max_rows`: of a launch of the target, and of the draft.
-  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, const int (&max_rows)[2], int max_launches)
+  // `max_rows`: of the target, and of the draft.
+  LaunchList(UploadArena& arena, const AttentionGeometry& geometry, int page_shift, const LaunchRows (&max_rows)[2], int max_launches)
       : arena_(arena), geometry_(geometry), page_shift_(page_shift), max_rows_{max_rows[0], max_rows[1]}, max_launches_(max_launches) {}
 
   void begin(const CallArrays& arrays, const std::vector<int32_t>& page_offsets) {
     arrays_ = arrays, page_offsets_ = &page_offsets;
     launches_.clear();
   }
-  // Cuts the pass into launches of at most `max_rows` rows (trees: 32) and 64 logit rows, about equal. More than kMaxStepRows only where sequences have many.
+  // Cuts the pass into launches of at most `max_rows` rows (trees: 32) and 64 logit rows, about equal. Long ones only where sequences have many.
   Status add(bool is_draft, const PassRows& pass);
   const std::vector<Launch>& launches() const { return launches_; }
 
  private:
-  int most_rows(bool is_draft, const PassRows& pass) const;
-  Status add_launch(bool is_draft, const PassRows& pass, int first, int count);
+  bool may_be_long(bool is_draft, const PassRows& pass) const;
+  Status add_launch(bool is_draft, const PassRows& pass, int first, int count, bool is_long);
   void add_samples(const PassRows& pass, const Launch& launch);
 
   UploadArena& arena_;
   const AttentionGeometry& geometry_;
-  const int page_shift_, max_rows_[2], max_launches_;
+  const int page_shift_;
+  const LaunchRows max_rows_[2];
+  const int max_launches_;
   CallArrays arrays_;
   const std::vector<int32_t>* page_offsets_ = nullptr;
   std::vector<Launch> launches_;

@@ -48,14 +48,20 @@ size_t most_posted_bytes(const LoweredProgram& program) {
 }
 const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<const ResidentDeviceWeight&>(*weight).view(); }
 
+// Where linears and attention have what that takes, and calls so many rows.
+bool has_long_launches(const LoweredProgram& program, const StepEnvironment& environment) {
+  if (environment.max_rows < kLeastLongRows || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return false;
+  if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return false;
+  return std::all_of(program.nodes.begin(), program.nodes.end(), [](const Node& node) {
+    return node.kind != PhaseKind::kLinear || node.rows != Rows::kTokens || has_cluster_gemm(node.mode, device_weight(node.op->weight));
+  });
+}
+
 }  // namespace
 
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment) {
-  if (environment.max_rows <= kMaxStepRows || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return kMaxStepRows;
-  if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return kMaxStepRows;
-  for (const Node& node : program.nodes)
-    if (node.kind == PhaseKind::kLinear && node.rows == Rows::kTokens && !has_cluster_gemm(node.mode, device_weight(node.op->weight))) return kMaxStepRows;
-  return kRowClasses[row_class_of(static_cast<int>(std::min<int64_t>(environment.max_rows, kMaxLongRows)))].max_rows;
+  if (!has_long_launches(program, environment)) return kMaxStepRows;
+  return kRowClasses[row_class_of(static_cast<int>(std::min<int64_t>(environment.max_rows, kMaxLongRows)), true)].max_rows;
 }
 
 // ---- Buffers ----
@@ -135,7 +141,7 @@ class PhaseBuilder {
     demand_ = {};
     const bool has_codes = environment_.kv->shape().format != KvFormat::kBf16;
     if (program_.head_dim != 0) demand_.attention_bytes = team_bytes(program_.head_dim, has_codes, TeamWay::kColumns, kMaxTeamWarps, kRingTurns[2]);
-    if (program_.head_dim != 0 && is_long(class_)) demand_.attention_bytes = warpgroup_team_bytes(program_.head_dim, has_codes);
+    if (program_.head_dim != 0 && class_.is_long) demand_.attention_bytes = warpgroup_team_bytes(program_.head_dim, has_codes);
     StepPlan::ClassPlan& out = plan_.classes_[row_class];
     std::vector<const Node*> nodes;
     for (size_t i = 0; i < program_.nodes.size(); ++i)
@@ -179,7 +185,7 @@ class PhaseBuilder {
 
   // Of a long launch; what comes of logits has few rows.
   StepPlan::Kernel kernel_of(const Phase& phase) const {
-    if (!is_long(class_) || phase.rows != Rows::kTokens) return StepPlan::Kernel::kStep;
+    if (!class_.is_long || phase.rows != Rows::kTokens) return StepPlan::Kernel::kStep;
     if (phase.kind == PhaseKind::kLinear) return StepPlan::Kernel::kGemm;
     return phase.kind == PhaseKind::kAttention ? StepPlan::Kernel::kAttention : has_rows_kernel(phase) ? StepPlan::Kernel::kRows : StepPlan::Kernel::kStep;
   }
@@ -318,7 +324,7 @@ class PhaseBuilder {
 
   // Which blocks take which part of k (see num_parts()). Wide linears are shared out on the device (WideShares).
   Status share_out(const Node& node, LinearSpec* spec) {
-    if (is_long(class_) && node.rows == Rows::kTokens) return {};
+    if (class_.is_long && node.rows == Rows::kTokens) return {};
     if (is_wide(*spec)) {
       spec->num_parts = 1, spec->part_slice[1] = static_cast<int16_t>(num_slices(spec->weight.k_tiles)), spec->part_block[1] = static_cast<int16_t>(environment_.num_blocks);
       demand_.x_bytes = std::max(demand_.x_bytes, wide_bytes(spec->mode, spec->half_shift == 2));
@@ -508,7 +514,8 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
   auto plan = std::make_unique<StepPlan>();
   plan->logits_ = buffers.values(program.program->logits);
   size_t total = 0;
-  for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= buffers.rows(); ++c) {
+  const bool has_long = has_long_launches(program, environment);
+  for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= buffers.rows() && (has_long || !kRowClasses[c].is_long); ++c) {
     const Status built = PhaseBuilder(program, environment, vectors, buffers, is_draft, plan.get()).build(c);
     if (c == 0) QSPEC_RETURN_IF_ERROR(built);
     if (!built.is_ok()) {  // one row fits, so many don't
@@ -529,6 +536,13 @@ Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& en
   QSPEC_RETURN_IF_ERROR(plan->memory_.upload(all.data(), total));
   *out = std::move(plan);
   return {};
+}
+
+int StepPlan::max_rows(bool is_long) const {
+  int most = 0;
+  for (int c = 0; c < num_classes_; ++c)
+    if (kRowClasses[c].is_long == is_long) most = kRowClasses[c].max_rows;
+  return most;
 }
 
 void StepPlan::bind(int row_class, StepParams* params) const {

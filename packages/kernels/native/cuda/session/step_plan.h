@@ -20,7 +20,7 @@ struct StepEnvironment {
   bool has_clusters = false;   // of blocks that reach each other's shared memory: linears of long launches need them
 };
 
-// Rows of a launch of the program that may be: more than kMaxStepRows where its linears and the attention have what that takes, and calls so many rows.
+// Rows of a launch of the program that may be: more than kMaxStepRows where it has long launches, and calls so many rows.
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment);
 
 // Scratch of a program for launches of up to `rows` rows, in one device allocation that several programs may share: contents don't survive a launch.
@@ -63,8 +63,8 @@ class StepPlan {
                        bool is_draft, std::unique_ptr<StepPlan>* out);
 
   const float* logits() const { return logits_; }
-  // Of one launch: fewer where a multiprocessor's shared memory is short.
-  int max_rows() const { return kRowClasses[num_classes_ - 1].max_rows; }
+  // Of one launch: fewer where a multiprocessor's shared memory is short. Of a long one; 0 where there are none.
+  int max_rows(bool is_long) const;
   // Shared memory that attention's teams may have in every class.
   size_t attention_room() const {
     size_t room = classes_[0].config.room;

@@ -36,8 +36,8 @@ QSPEC_KERNEL(kStepThreads, 1) attention_kernel(const QSPEC_GRID_CONSTANT StepPar
 #endif
 }
 
-Status launch_attention(int num_blocks, int max_rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream) {
-  const int heads = max_rows * spec.num_kv_heads * 2;
+Status launch_attention(int num_blocks, int rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream) {
+  const int heads = rows * spec.num_kv_heads * 2;
   QSPEC_RETURN_IF_ERROR(launch(write_kv_kernel, {(heads + kKvWarps - 1) / kKvWarps, kKvWarps * kWarp, 0, false, true}, stream, "K and V kernel", WriteKvParams{spec, params.batch}));
   const auto run = [&](auto kernel) {
     return launch(kernel, {num_blocks, kStepThreads, config.region_at + static_cast<size_t>(params.attention.num_teams) * params.attention.team_bytes, false, true}, stream, "attention kernel", params);

@@ -4,7 +4,7 @@
 
 namespace qspec::cuda {
 
-// `params`: of the one phase, kAttention of a format and head size that has_group_teams(). `max_rows`: that the launch may have.
-Status launch_attention(int num_blocks, int max_rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream);
+// `params`: of the one phase, kAttention of a format and head size that has_group_teams(). `rows`: of the launch.
+Status launch_attention(int num_blocks, int rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream);
 
 }  // namespace qspec::cuda

@@ -20,9 +20,9 @@ QSPEC_KERNEL(kWarps * kWarp, 4) rows_kernel(const QSPEC_GRID_CONSTANT RowsKernel
 
 bool has_rows_kernel(const Phase& phase) { return phase.kind == PhaseKind::kRows && phase.rows == Rows::kTokens && phase.linear.output == nullptr && phase.x.bits == 16; }
 
-Status launch_rows(int max_rows, const RowsKernelParams& params, cudaStream_t stream) {
+Status launch_rows(int rows, const RowsKernelParams& params, cudaStream_t stream) {
   const int runs = (params.phase.source.width + kRunK - 1) / kRunK;
-  return launch(rows_kernel, {(max_rows * runs + kWarps - 1) / kWarps, kWarps * kWarp, 0, false, true}, stream, "rows kernel", params);
+  return launch(rows_kernel, {(rows * runs + kWarps - 1) / kWarps, kWarps * kWarp, 0, false, true}, stream, "rows kernel", params);
 }
 
 }  // namespace qspec::cuda

@@ -13,7 +13,7 @@ struct RowsKernelParams {
 
 // Does a warp need nothing but its own run for these? Into bfloat16 x-form.
 bool has_rows_kernel(const Phase& phase);
-// `max_rows`: that the launch may have.
-Status launch_rows(int max_rows, const RowsKernelParams& params, cudaStream_t stream);
+// `rows`: of the launch.
+Status launch_rows(int rows, const RowsKernelParams& params, cudaStream_t stream);
 
 }  // namespace qspec::cuda

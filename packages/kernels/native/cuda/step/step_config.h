@@ -8,20 +8,19 @@
 namespace qspec::cuda {
 
 // Rows of a launch come in classes: each has its own kernel or row layout, and its own phases.
-constexpr int kNumRowClasses = 12;
+constexpr int kNumRowClasses = 13;
 struct RowClass {
   int n8;        // row blocks, kOneRow, kFewRows or kFiveRows: which kernel
   int max_rows;
+  bool is_long = false;  // its linears are kernels of their own, and so is what lies between them
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{kOneRow, 1}, {kFewRows, kMostFewRows}, {kFiveRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, kMaxStepRows}, {8, 1024}, {8, kMaxLongRows}};
-inline int row_class_of(int rows) {
+constexpr RowClass kRowClasses[kNumRowClasses] = {{kOneRow, 1}, {kFewRows, kMostFewRows}, {kFiveRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, kMaxStepRows}, {8, 256, true}, {8, 1024, true}, {8, kMaxLongRows, true}};
+inline int row_class_of(int rows, bool is_long) {
   int c = 0;
-  while (c + 1 < kNumRowClasses && kRowClasses[c].max_rows < rows) ++c;
+  while (c + 1 < kNumRowClasses && (kRowClasses[c].max_rows < rows || kRowClasses[c].is_long != is_long)) ++c;
   return c;
 }
 inline RowBlocks blocks_of(const RowClass& c) { return c.n8 > 1 ? RowBlocks{c.max_rows / 8, 8} : kernel_blocks(c.n8); }
-// Its linears are kernels of their own, and so is what lies between them.
-inline bool is_long(const RowClass& c) { return c.max_rows > kMaxStepRows; }
 inline bool is_wide(const RowClass& c) { return c.n8 >= kWideRowBlocks; }
 // Columns of activations that a block has in shared memory at once, unless the linear is wide.
 inline int pass_columns(const RowClass& c) { return std::min(blocks_of(c).columns(), kPassRows); }

@@ -1,8 +1,11 @@
 // The CUDA backend against the scalar reference, and against itself: a row's bits don't depend on its batch, a round's text not on its drafts.
 // Runs on a GPU, and over the emulator where there is none.
 #include <cstdio>
+#include <set>
+#include <utility>
 
 #include "cuda_fixture.h"
+#include "gemm/cluster_gemm.h"
 #include "qspec/sampling.h"
 #include "session/attention_plan.h"
 #include "session/cuda_session.h"
@@ -300,7 +303,7 @@ QSPEC_TEST(long_context_of_head_dim_128_gives_the_same_bits_in_any_chunks) {
 }
 
 // What rows at the end of `positions` of one sequence, or of several, are planned as on 132 multiprocessors.
-cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat format, int rows_each = 1) {
+cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat format, int rows_each = 1, bool is_long = false) {
   const cuda::AttentionGeometry geometry{32, 8, 128, format, 132, 210 << 10, 8192, 1024, 1024};
   std::vector<cuda::SequenceRows> rows;
   std::vector<int32_t> all;
@@ -309,7 +312,7 @@ cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat form
     for (int r = 0; r < rows_each; ++r) all.push_back(positions - rows_each + r);
   }
   cuda::AttentionPlan plan;
-  QSPEC_EXPECT(cuda::plan_attention(rows, all, geometry, false, &plan));
+  QSPEC_EXPECT(cuda::plan_attention(rows, all, geometry, false, is_long, &plan));
   return plan;
 }
 QSPEC_TEST(a_short_sequence_has_a_split_for_each_team) {
@@ -341,7 +344,7 @@ QSPEC_TEST(rows_of_a_prefill_are_taken_by_whole_blocks) {
 QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
   for (const KvFormat format : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
     for (const int positions : {1024, 32768}) {
-      const cuda::AttentionPlan plan = plan_of_8b_model(1, positions, format, 1024);
+      const cuda::AttentionPlan plan = plan_of_8b_model(1, positions, format, 1024, true);
       QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kWarpgroups && plan.share.num_teams > 0 && plan.items.size() == 64);
       for (size_t i = 0; i < plan.items.size(); ++i)
         QSPEC_EXPECT(plan.items[i].num_rows == 16 && plan.items[i].split_begin == 0 && (i == 0 || plan.items[i].split_end <= plan.items[i - 1].split_end));
@@ -450,14 +453,22 @@ QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
   }
 }
 
-// More than 256 rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
-// k and runs that end early, on so few blocks that each has several tiles. Two sequences in one launch, and drafts.
+// Row blocks of the tiles of all linears of long launches of so many rows.
+std::set<int> tile_blocks_of(const Session& session, int num_blocks, int rows) {
+  std::set<int> all;
+  for (const cuda::Phase& phase : static_cast<const cuda::CudaSession&>(session).phases(false, rows, true))
+    if (phase.kind == cuda::PhaseKind::kLinear && phase.rows == cuda::Rows::kTokens) all.insert(cuda::gemm_row_blocks(num_blocks, rows, phase.linear));
+  return all;
+}
+// More than 64 rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
+// k and runs that end early, on so few blocks that each has several tiles. Two sequences in one launch, and drafts. On more blocks fewer rows come in passes of 64 and of 32, too.
 QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   struct Case {
     const char* format;
     int head_dim, hadamard_block;
     KvFormat kv;
   };
+  constexpr std::pair<int, int> kFewer[] = {{140, 2}, {100, 4}};  // rows, and a tile of such a part of most rows
   for (const Case& c : {Case{"bf16", 64, 0, KvFormat::kBf16}, {"int4", 128, 0, KvFormat::kInt8}, {"nested", 128, 128, KvFormat::kInt8Nested}}) {
     LlamaShape shape;
     shape.hidden = 256, shape.intermediate = 2304, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
@@ -472,25 +483,36 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
     spec.target.hadamard_block = spec.draft.hadamard_block = c.hadamard_block;
     auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
     if (!session) return;
-    QSPEC_EXPECT(!static_cast<cuda::CudaSession&>(*session).phases(false, 300).empty());
+    QSPEC_EXPECT(tile_blocks_of(*session, 3, 300).count(cuda::kGemmRowBlocks) == 1);
+    auto on_eight = session_on_blocks(8, session_config(*cuda_backend(), model, spec));
+    for (const auto& [rows, part] : kFewer) QSPEC_EXPECT(tile_blocks_of(*on_eight, 8, rows).count(cuda::kGemmRowBlocks / part) == 1);
     const std::vector<int32_t> tokens = random_tokens(280, shape.vocab, 31);
     const std::vector<int32_t> pages = some_pages(18), others = {62, 63};
     for (const bool is_draft : {false, true}) {
       if (is_draft && !spec.has_draft) continue;
-      const auto forward = [&](ForwardBatch batch) {
+      const auto forward_on = [&](Session& on, ForwardBatch batch) {
         batch.is_draft = is_draft;
         ForwardResult result;
-        expect_ok(session->forward(batch, &result), "forward");
+        expect_ok(on.forward(batch, &result), "forward");
         return result.logits;
       };
-      ForwardBatch batch = chain(tokens, 0, pages);
-      batch.logit_rows.clear();
-      for (int i = 4; i < 280; i += 5) batch.logit_rows.push_back(i);
+      const auto forward = [&](const ForwardBatch& batch) { return forward_on(*session, batch); };
+      const auto some_of = [&](int rows) {
+        ForwardBatch batch = chain({tokens.begin(), tokens.begin() + rows}, 0, pages);
+        batch.logit_rows.clear();
+        for (int i = 4; i < rows; i += 5) batch.logit_rows.push_back(i);
+        return batch;
+      };
+      ForwardBatch batch = some_of(280);
       const ForwardBatch alone = chain({tokens.begin(), tokens.begin() + 20}, 0, others);
       for (int i = 0; i < 20; ++i) batch.tokens.push_back(tokens[i]), batch.positions.push_back(i), batch.sequences.push_back(1);
       batch.pages.page_ids.insert(batch.pages.page_ids.end(), others.begin(), others.end()), batch.pages.page_offsets.push_back(20);
       batch.logit_rows.push_back(299);
       const std::vector<float> many = forward(batch), last = forward(alone);
+      for (const auto& [rows, part] : kFewer) {
+        const std::vector<float> fewer = forward_on(*on_eight, some_of(rows));
+        QSPEC_EXPECT_BITS(fewer.data(), many.data(), fewer.size(), text("%s, draft %d, %d rows", c.format, is_draft, rows));
+      }
       QSPEC_EXPECT_BITS(many.data() + many.size() - shape.vocab, last.data() + 19 * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, the other sequence", c.format, is_draft));
       for (int first = 0; first < 280; first += 28) {
         const std::vector<float> few = forward(chain({tokens.begin() + first, tokens.begin() + first + 28}, first, pages));
