@@ -527,6 +527,7 @@ struct ClusterGemm {
     if (now.is_done(tiles)) return;
     if constexpr (kIsDense) begin_dense();
     else begin_codes();
+    wait_for_previous_kernel();  // weights don't
     QSPEC_NO_UNROLL
     for (; !now.is_done(tiles); now.advance(tiles)) {
       sums.clear();
@@ -583,13 +584,13 @@ QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT Clus
   }
   cluster_barrier();
   let_next_kernel_begin();
-  wait_for_previous_kernel();
   const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows);
   if (thread_index() < kGemmMultipliers) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     ClusterGemm<mode, n8>(params, tiles).run();
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    wait_for_previous_kernel();
     const int warp = thread_index() / kWarp - kGemmWarps;
     if (warp > 0) find_scales<mode, n8>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
     else if (lane_index() == 0) bring_activations<n8>(params, tiles);

@@ -25,13 +25,13 @@ QSPEC_KERNEL(kStepThreads, 1) attention_kernel(const QSPEC_GRID_CONSTANT StepPar
 #if defined(QSPEC_HAS_WGMMA) || !defined(__CUDACC__)
   const int thread = thread_index();
   let_next_kernel_begin();
-  wait_for_previous_kernel();
   if (thread < static_cast<int>(sizeof(StepBatch) / 8)) shared_at<uint2>(kBatchAt + thread * 8) = load_constant(reinterpret_cast<const uint2*>(params.batch) + thread);
   if (thread >= kWarp && thread < kWarp + kPhaseBytes / 16) shared_at<uint4>(kPhasesAt + (thread - kWarp) * 16) = load_constant(reinterpret_cast<const uint4*>(params.phases) + thread - kWarp);
   if (thread == kStepThreads - 1) shared_at<StepParams>(kParamsAt) = params;
   named_barrier(kBlockBarrier, kStepThreads);
   start_attention<false>(step_batch(), params.attention, thread, kStepThreads);
   named_barrier(kBlockBarrier, kStepThreads);
+  wait_for_previous_kernel();  // what was read so far is the host's
   GroupAttention<codes, head_dim, TeamWay::kWarpgroups>(attention_phase<codes, head_dim, TeamWay::kWarpgroups, false>(step_params(), 0)).run();
 #endif
 }
