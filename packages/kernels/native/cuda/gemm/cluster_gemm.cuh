@@ -22,8 +22,8 @@ constexpr int kClusterBlocks = 1;
 #endif
 constexpr int kGemmUnitTiles = 2, kGemmUnits = kRunTiles / kGemmUnitTiles;  // a unit is 128 k; of a run
 constexpr int kGemmGroupSize = kGemmUnitTiles * kTileK;
-constexpr int kGemmStagesBytes = 3 * kGemmUnitTiles * kGemmRowBlocks * kWideBlockBytes;  // three with most rows,
-constexpr int kGemmMostStages = 6;                                                                   // six with fewer
+// Of activations there are three stages with most rows, six with fewer.
+constexpr int kGemmStagesBytes = 3 * kGemmUnitTiles * kGemmRowBlocks * kWideBlockBytes, kGemmMostStages = 6;
 
 // ---- Shared memory: [counters][rows' scales of two tiles][stages][sums][weights] ---------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ template <GemmMode mode, int n8>
 struct ClusterGemm {
   static constexpr bool kIsDense = mode == GemmMode::kDense;
   using Shape = GemmTileShape<n8>;
-  static constexpr int kDenseTiles = 4;  // of dense weights in registers
+  static constexpr int kDenseTiles = n8 == kGemmRowBlocks ? 4 : 8;  // of dense weights in registers: with few rows they come faster
   static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
   using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode>;

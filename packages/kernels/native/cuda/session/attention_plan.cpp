@@ -22,7 +22,7 @@ constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding a
 constexpr double kWideItemTime = 10;                       // with sixteen columns a warp,
 constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
 constexpr double kGroupItemTime = 17, kGroupSplitTime = 2.2, kGroupOfEach = 1.35;  // where a block takes an item; of a split, and so much more for each that it has under way
-constexpr double kWarpgroupItemTime = 8, kWarpgroupSplitTime = 0.9, kOfEachWarpgroup = 0.3;  // the same where a warpgroup does
+constexpr double kWarpgroupItemTime = 5.2, kWarpgroupColumnTime = 0.044, kWarpgroupSplitTime = 0.9, kOfEachWarpgroup = 0.3;  // the same where a warpgroup does; by columns
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
@@ -111,7 +111,7 @@ class Planner {
     }
     if (share.way == TeamWay::kWarpgroups) {
       const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
-      return static_cast<double>(turns) * (kWarpgroupItemTime + longest * (kWarpgroupSplitTime + kOfEachWarpgroup * at_once) + (segments - 1) * kUnitTime) + fold_cost(share);
+      return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * (kWarpgroupSplitTime + kOfEachWarpgroup * at_once) + (segments - 1) * kUnitTime) + fold_cost(share);
     }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
@@ -123,9 +123,10 @@ class Planner {
     const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : is_wide ? kWideItemTime : kItemTime) + kItemOfEachWarp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
   }
+  int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
     if (share_ == Share::kRows) return 0;
-    const int threads = share.team_warps * 32, outputs = block_rows_ * geometry_.num_heads / geometry_.num_kv_heads * geometry_.head_dim / 4;
+    const int threads = share.team_warps * 32, outputs = columns() * geometry_.head_dim / 4;
     const int of_segment = std::min(num_splits_, kSegmentSplits), segments = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
     const auto fold = [&](int results) { return kFoldTurnTime * ((outputs + threads - 1) / threads) * ((results + 7) / 8); };
     if (share_ == Share::kSegments) return kFoldTime + fold(segments);
@@ -248,9 +249,10 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
     if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
-    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, rows = std::min(most, longest), team_warps = by_columns ? (rows * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
+    const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, all = std::min(most, longest);
     if (most == 0) continue;
-    const auto consider = [&](Share share, int item_segments) {
+    const int team_warps = by_columns ? (all * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
+    const auto consider = [&](int rows, Share share, int item_segments) {
       AttentionPlan plan;
       Planner planner(sequences, positions, geometry, writes_first, share, item_segments, rows);
       if (!planner.run(&plan)) return;
@@ -259,13 +261,17 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     };
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;
-    const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
-    const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
-    if (is_short(1)) consider(Share::kSplit, 0);
-    if (by_tiles) continue;
-    if (is_short(kChunkSplits)) consider(Share::kChunk, 0);
-    for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(Share::kSegments, item_segments);
-    consider(Share::kRows, 0);
+    // Half as many rows an item where multiprocessors would have none.
+    const int fewest = way == TeamWay::kWarpgroups ? (all + 1) / 2 : all;
+    for (int rows = all; rows >= fewest; rows -= std::max(all - fewest, 1)) {
+      const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
+      const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
+      if (is_short(1)) consider(rows, Share::kSplit, 0);
+      if (by_tiles) continue;
+      if (is_short(kChunkSplits)) consider(rows, Share::kChunk, 0);
+      for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(rows, Share::kSegments, item_segments);
+      consider(rows, Share::kRows, 0);
+    }
   }
   // Of a prefill the later rows see more: blocks take what is long first, so that what is left at the end is short.
   if (is_long || out->share.way == TeamWay::kGroups)

@@ -351,6 +351,12 @@ QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
     }
   }
 }
+// Of a short prompt each has half as many rows, or half of the multiprocessors would have none.
+QSPEC_TEST(rows_of_a_short_long_launch_are_shared_out_finer) {
+  for (const int rows : {96, 128, 256}) QSPEC_EXPECT(plan_of_8b_model(1, rows, KvFormat::kBf16, rows, true).items[0].num_rows == 8);
+  QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).items[0].num_rows == 16);
+  QSPEC_EXPECT(plan_of_8b_model(1, 32768, KvFormat::kBf16, 128, true).items[0].num_rows == 16);  // what is read counts
+}
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
   const cuda::AttentionPlan plan = plan_of_8b_model(8, 32768, KvFormat::kBf16);
