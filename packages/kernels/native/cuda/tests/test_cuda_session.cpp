@@ -304,7 +304,7 @@ QSPEC_TEST(long_context_of_head_dim_128_gives_the_same_bits_in_any_chunks) {
 
 // What rows at the end of `positions` of one sequence, or of several, are planned as on 132 multiprocessors.
 cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat format, int rows_each = 1, bool is_long = false) {
-  const cuda::AttentionGeometry geometry{32, 8, 128, format, 132, 210 << 10, 8192, 1024, 1024};
+  const cuda::AttentionGeometry geometry{32, 8, 128, format, 132, 210 << 10, 8192, 4096, 1024};
   std::vector<cuda::SequenceRows> rows;
   std::vector<int32_t> all;
   for (int i = 0; i < sequences; ++i) {
@@ -355,7 +355,8 @@ QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
 QSPEC_TEST(rows_of_a_short_long_launch_are_shared_out_finer) {
   for (const int rows : {96, 128, 256}) QSPEC_EXPECT(plan_of_8b_model(1, rows, KvFormat::kBf16, rows, true).items[0].num_rows == 8);
   QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).items[0].num_rows == 16);
-  QSPEC_EXPECT(plan_of_8b_model(1, 32768, KvFormat::kBf16, 128, true).items[0].num_rows == 16);  // what is read counts
+  const cuda::AttentionPlan plan = plan_of_8b_model(1, 32768, KvFormat::kBf16, 128, true);
+  QSPEC_EXPECT(plan.items[0].num_rows == 16 && plan.items[0].by_segments && plan.items.size() > 8);  // what is read counts, and teams share it
 }
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
@@ -524,6 +525,40 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
         const std::vector<float> few = forward(chain({tokens.begin() + first, tokens.begin() + first + 28}, first, pages));
         for (int row = first; row < first + 28; ++row)
           if (row % 5 == 4) QSPEC_EXPECT_BITS(many.data() + row / 5 * shape.vocab, few.data() + (row - first) * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, row %d", c.format, is_draft, row));
+      }
+    }
+  }
+}
+
+// Over several segments warpgroups share an item's, and hand each in; or one takes them all.
+QSPEC_TEST(rows_of_a_long_launch_over_long_contexts_equal_those_of_short_ones) {
+  constexpr int kPositions = 2 * 1024 + 70, kRows = 72, kPages = 133;  // of 16
+  std::vector<int32_t> pages;
+  for (int i = 0; i < kPages; ++i) pages.push_back((i * 37 + 5) % kPages);
+  for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+    LlamaShape shape;
+    shape.layers = 1, shape.heads = 4, shape.kv_heads = 1, shape.head_dim = 128;
+    Model model(shape, all("bf16"), 0);
+    SessionSpec spec;
+    spec.num_pages = kPages, spec.kv = kv;
+    const std::vector<int32_t> tokens = random_tokens(kRows, shape.vocab, 5);
+    for (const int blocks : {1, 8}) {
+      auto session = session_on_blocks(blocks, session_config(*cuda_backend(), model, spec));
+      if (!session) return;
+      QSPEC_EXPECT(!static_cast<cuda::CudaSession&>(*session).phases(false, kRows, true).empty());
+      expect_ok(static_cast<cuda::CudaSession&>(*session).fill_cache_randomly(4), "fill");
+      const auto forward = [&](int first, int count) {
+        ForwardBatch batch = chain({tokens.begin() + first, tokens.begin() + first + count}, kPositions - kRows + first, pages);
+        batch.logit_rows.clear();
+        for (int i = 3; i < count; i += 4) batch.logit_rows.push_back(i);
+        ForwardResult result;
+        expect_ok(session->forward(batch, &result), "forward");
+        return result.logits;
+      };
+      const std::vector<float> many = forward(0, kRows);
+      for (int first = 0; first < kRows; first += 24) {
+        const std::vector<float> few = forward(first, 24);
+        QSPEC_EXPECT_BITS(few.data(), many.data() + static_cast<int64_t>(first / 4) * shape.vocab, few.size(), text("cache %d, %d blocks, rows from %d on", static_cast<int>(kv), blocks, first));
       }
     }
   }
