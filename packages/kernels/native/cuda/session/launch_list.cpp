@@ -16,6 +16,14 @@ bool LaunchList::may_be_long(bool is_draft, const PassRows& pass) const {
   return pass.rows() >= kLongSequenceRows * sequences;
 }
 
+// Do results of their segments fit the workspace? Else in a long launch an item is one warpgroup's over the whole context: the step kernel's blocks, where they can take so
+// many rows, do that sooner.
+bool LaunchList::shares_segments(const PassRows& pass, int first, int count) const {
+  const auto begin = pass.positions.begin() + first;
+  const int64_t segments = *std::max_element(begin, begin + count) / (kSegmentSplits * kSplitPositions) + 1;
+  return geometry_.num_heads == 0 || count * segments <= geometry_.segment_slots;
+}
+
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
   const int rows = static_cast<int>(pass.rows());
   const bool is_long = may_be_long(is_draft, pass);
@@ -29,7 +37,8 @@ Status LaunchList::add(bool is_draft, const PassRows& pass) {
     if (pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
     if (static_cast<int>(launches_.size()) == max_launches_)
       return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
-    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long && count >= kLeastLongRows));
+    const bool pays = count > kMaxStepRows || (count >= kLeastLongRows && shares_segments(pass, first, count));
+    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long && pays));
     first += count;
   }
   return {};

@@ -69,6 +69,7 @@ class LaunchList {
 
  private:
   bool may_be_long(bool is_draft, const PassRows& pass) const;
+  bool shares_segments(const PassRows& pass, int first, int count) const;
   Status add_launch(bool is_draft, const PassRows& pass, int first, int count, bool is_long);
   void add_samples(const PassRows& pass, const Launch& launch);
 
