@@ -232,6 +232,12 @@ std::vector<int> segments_to_try(int64_t total, int longest, int num_blocks, int
   return result;
 }
 
+// Rows an item that are worth a try: of a warpgroup's half as many, too, where multiprocessors would have no item.
+std::vector<int> rows_to_try(TeamWay way, int most) {
+  if (way != TeamWay::kWarpgroups || most == 1) return {most};
+  return {most, (most + 1) / 2};
+}
+
 }  // namespace
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
@@ -261,9 +267,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     };
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;
-    // Half as many rows an item where multiprocessors would have none.
-    const int fewest = way == TeamWay::kWarpgroups ? (all + 1) / 2 : all;
-    for (int rows = all; rows >= fewest; rows -= std::max(all - fewest, 1)) {
+    for (const int rows : rows_to_try(way, all)) {
       const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
       const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
       if (is_short(1)) consider(rows, Share::kSplit, 0);

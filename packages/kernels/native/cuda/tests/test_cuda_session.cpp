@@ -9,6 +9,7 @@
 #include "qspec/sampling.h"
 #include "session/attention_plan.h"
 #include "session/cuda_session.h"
+#include "session/launch_list.h"
 
 using namespace qspec;
 using namespace qspec::test;
@@ -357,6 +358,44 @@ QSPEC_TEST(rows_of_a_short_long_launch_are_shared_out_finer) {
   QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).items[0].num_rows == 16);
   const cuda::AttentionPlan plan = plan_of_8b_model(1, 32768, KvFormat::kBf16, 128, true);
   QSPEC_EXPECT(plan.items[0].num_rows == 16 && plan.items[0].by_segments && plan.items.size() > 8);  // what is read counts, and teams share it
+}
+// So many rows of each of so many sequences, the last at `end` - 1: rows of the launches, negative where one isn't long.
+std::vector<int> launches_of(int sequences, int rows_each, int end, int long_rows) {
+  const cuda::AttentionGeometry geometry{32, 8, 128, KvFormat::kBf16, 132, 210 << 10, 8192, 4096, 1024};
+  constexpr int kMostLaunches = 16;
+  cuda::UploadArena arena;
+  expect_ok(arena.create(kMostLaunches * cuda::kLaunchStructBytes, 1 << 20), "create");
+  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows};
+  cuda::LaunchList list(arena, geometry, 4, {rows, rows}, kMostLaunches);
+  cuda::PassRows pass;
+  for (int s = 0; s < sequences; ++s) {
+    for (int r = 0; r < rows_each; ++r) {
+      pass.token_index.push_back(0), pass.slots.push_back(0);
+      pass.sequences.push_back(s), pass.positions.push_back(end - rows_each + r);
+    }
+    pass.logit_rows.push_back((s + 1) * rows_each - 1);
+  }
+  arena.begin();
+  const std::vector<int32_t> page_offsets(sequences + 1);
+  list.begin({}, page_offsets);
+  expect_ok(list.add(false, pass), "add");
+  std::vector<int> result;
+  for (const cuda::Launch& launch : list.launches()) result.push_back(cuda::kRowClasses[launch.row_class].is_long ? launch.rows : -launch.rows);
+  return result;
+}
+// Linears of many rows are kernels of their own where attention has much to do for each sequence, and can share it out.
+QSPEC_TEST(long_launches_are_of_many_rows_of_few_sequences) {
+  using Rows = std::vector<int>;
+  QSPEC_EXPECT(launches_of(1, 64, 64, 2048) == Rows{-64});
+  QSPEC_EXPECT(launches_of(1, 65, 65, 2048) == Rows{65});
+  QSPEC_EXPECT(launches_of(12, 8, 1000, 2048) == Rows{96});
+  QSPEC_EXPECT(launches_of(14, 7, 1000, 2048) == Rows{-98});
+  QSPEC_EXPECT(launches_of(64, 4, 1000, 2048) == Rows{-256});
+  QSPEC_EXPECT(launches_of(1, 128, 32768, 2048) == Rows{128});
+  QSPEC_EXPECT(launches_of(1, 256, 32768, 2048) == Rows{-256});  // results of 32 segments each don't fit
+  QSPEC_EXPECT(launches_of(1, 300, 32768, 2048) == Rows{300});
+  QSPEC_EXPECT((launches_of(1, 2100, 2100, 2048) == Rows{1152, 948}));  // of whole tiles
+  QSPEC_EXPECT((launches_of(1, 300, 300, 0) == Rows{-150, -150}));      // a chip or a format that has none
 }
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
