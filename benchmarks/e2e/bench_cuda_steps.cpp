@@ -283,10 +283,9 @@ std::vector<Case> all_cases(const Pairing& pairing) {
   for (const int context : {1024, 8192, 32768}) {
     if (pairing.is_plain()) {
       cases.push_back({1, context, {5, 17, 25}});
-      cases.push_back({4, context, {5}});
-      for (const int batch : {8, 32, 64}) cases.push_back({batch, context, {}});
+      for (const int batch : {4, 8, 32, 64}) cases.push_back({batch, context, {5}});
     } else {
-      for (const int batch : {1, 4, 8}) cases.push_back({batch, context, {kGamma + 1}});
+      for (const int batch : {1, 4, 8, 32, 64}) cases.push_back({batch, context, {kGamma + 1}});
     }
   }
   return cases;

@@ -21,8 +21,14 @@ constexpr double kColumnsTime = 1.8, kOfEachColumnsWarp = 0.26;
 constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding and handing in results,
 constexpr double kWideItemTime = 10;                       // with sixteen columns a warp,
 constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
-constexpr double kGroupItemTime = 17, kGroupSplitTime = 2.2, kGroupOfEach = 1.35;  // where a block takes an item; of a split, and so much more for each that it has under way
-constexpr double kWarpgroupItemTime = 5.2, kWarpgroupColumnTime = 0.044, kWarpgroupSplitTime = 0.9, kOfEachWarpgroup = 0.3;  // the same where a warpgroup does; by columns
+// Where a block takes an item; of a split, and so much more for each that it has under way: in the step kernel, and in a kernel of its own, over bfloat16 and codes.
+struct GroupTimes {
+  double item, split, of_each;
+};
+constexpr GroupTimes kGroupTimes = {17, 2.2, 1.35}, kLongGroupTimes = {6, 1.6, 0.8}, kLongGroupCodesTimes = {6, 1.9, 1.0};
+constexpr double kWarpgroupItemTime = 8, kWarpgroupColumnTime = 0.044;  // where a warpgroup does, of a launch's own kernel; by columns
+constexpr double kOfEachWarpgroup = 1.7, kOfEachCodesWarpgroup = 1.95;  // of a split, for each that works on one; or, of so many rows that most of what is read is in L2:
+constexpr double kPrefillSplitTime = 0.9, kOfEachPrefillWarpgroup = 0.3;
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
@@ -55,9 +61,9 @@ enum class Share { kSplit, kChunk, kSegments, kRows };
 
 class Planner {
  public:
-  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first, Share share,
-          int item_segments, int block_rows)
-      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), share_(share), item_segments_(item_segments), block_rows_(block_rows) {}
+  Planner(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first, bool is_long,
+          Share share, int item_segments, int block_rows)
+      : sequences_(sequences), positions_(positions), geometry_(geometry), writes_first_(writes_first), is_long_(is_long), share_(share), item_segments_(item_segments), block_rows_(block_rows) {}
 
   bool run(AttentionPlan* out) {
     out_ = out;
@@ -106,12 +112,14 @@ class Planner {
     if (by_tiles && turns > 1) return std::numeric_limits<double>::infinity();  // whole chunks take less
     if (share.way == TeamWay::kGroups) {
       const int chunks = (longest + kChunkSplits - 1) / kChunkSplits, of_group = std::min((chunks + kSplitGroups - 1) / kSplitGroups * kChunkSplits, longest);
-      const double split = kGroupSplitTime + kGroupOfEach * std::min(chunks, kSplitGroups);
-      return static_cast<double>(turns) * (kGroupItemTime + of_group * split + (segments - 1) * kUnitTime) + fold_cost(share);
+      const GroupTimes& group = !is_long_ ? kGroupTimes : geometry_.has_codes() ? kLongGroupCodesTimes : kLongGroupTimes;
+      const double split = group.split + group.of_each * std::min(chunks, kSplitGroups);
+      return static_cast<double>(turns) * (group.item + of_group * split + (segments - 1) * kUnitTime) + fold_cost(share);
     }
     if (share.way == TeamWay::kWarpgroups) {
       const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
-      return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * (kWarpgroupSplitTime + kOfEachWarpgroup * at_once) + (segments - 1) * kUnitTime) + fold_cost(share);
+      const double split = positions_.size() > kMaxStepRows ? kPrefillSplitTime + kOfEachPrefillWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
+      return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * split + (segments - 1) * kUnitTime) + fold_cost(share);
     }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
@@ -206,7 +214,7 @@ class Planner {
   const std::vector<SequenceRows>& sequences_;
   const std::vector<int32_t>& positions_;
   const AttentionGeometry& geometry_;
-  const bool writes_first_;
+  const bool writes_first_, is_long_;
   const Share share_;
   const int item_segments_;  // kSegments: most of an item
   const int block_rows_;  // of a sequence, that one item takes
@@ -232,12 +240,6 @@ std::vector<int> segments_to_try(int64_t total, int longest, int num_blocks, int
   return result;
 }
 
-// Rows an item that are worth a try: of a warpgroup's half as many, too, where multiprocessors would have no item.
-std::vector<int> rows_to_try(TeamWay way, int most) {
-  if (way != TeamWay::kWarpgroups || most == 1) return {most};
-  return {most, (most + 1) / 2};
-}
-
 }  // namespace
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
@@ -251,31 +253,29 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   // Few rows an item, whose splits a team's warps share, or each split's tiles; or many, which they share and read the cache once for.
   for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns, TeamWay::kWarpgroups}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
-    if (is_long != (way == TeamWay::kWarpgroups)) continue;  // the others keep all rows in shared memory
+    if (way == TeamWay::kWarpgroups ? !is_long : positions.size() > kMaxStepRows) continue;  // most of the others keep all rows in shared memory
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
     if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
     const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, all = std::min(most, longest);
     if (most == 0) continue;
     const int team_warps = by_columns ? (all * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
-    const auto consider = [&](int rows, Share share, int item_segments) {
+    const auto consider = [&](Share share, int item_segments) {
       AttentionPlan plan;
-      Planner planner(sequences, positions, geometry, writes_first, share, item_segments, rows);
+      Planner planner(sequences, positions, geometry, writes_first, is_long, share, item_segments, all);
       if (!planner.run(&plan)) return;
       const double cost = planner.cost(way, team_warps);
       if (cost < least) least = cost, *out = std::move(plan);
     };
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;
-    for (const int rows : rows_to_try(way, all)) {
-      const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
-      const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
-      if (is_short(1)) consider(rows, Share::kSplit, 0);
-      if (by_tiles) continue;
-      if (is_short(kChunkSplits)) consider(rows, Share::kChunk, 0);
-      for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(rows, Share::kSegments, item_segments);
-      consider(rows, Share::kRows, 0);
-    }
+    const auto count = [&](int splits) { return count_items(sequences, positions, geometry, all, splits); };
+    const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
+    if (is_short(1)) consider(Share::kSplit, 0);
+    if (by_tiles) continue;
+    if (is_short(kChunkSplits)) consider(Share::kChunk, 0);
+    for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(Share::kSegments, item_segments);
+    consider(Share::kRows, 0);
   }
   // Of a prefill the later rows see more: blocks take what is long first, so that what is left at the end is short.
   if (is_long || out->share.way == TeamWay::kGroups)

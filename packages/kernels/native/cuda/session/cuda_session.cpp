@@ -182,7 +182,8 @@ Status CudaSession::clear_posts(const Launch& launch) {
 
 Status CudaSession::enqueue(const Launch& launch) {
   QSPEC_RETURN_IF_ERROR(clear_posts(launch));
-  for (const StepPlan::Stretch& stretch : plans_[launch.is_draft]->stretches(launch.row_class)) QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));
+  for (const StepPlan::Stretch& stretch : plans_[launch.is_draft]->stretches(launch.row_class))
+    if (stretch.of_logits || !launch.only_logits) QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));
   return launch.is_sampled ? enqueue_sampling(launch) : Status::ok();
 }
 
@@ -196,7 +197,7 @@ Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stret
     case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, launch.rows, {first, params.batch, params.blocks, long_scratch_}, stream_.get());
     case StepPlan::Kernel::kRows: return launch_rows(launch.rows, {first, params.batch, params.blocks}, stream_.get());
     case StepPlan::Kernel::kAttention:
-      params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);
+      if (launch.attention.way == TeamWay::kWarpgroups) params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);
       return launch_attention(blocks, launch.rows, plan.config(launch.row_class), params, first.attention, stream_.get());
     case StepPlan::Kernel::kStep: break;
   }
@@ -490,6 +491,7 @@ Status CudaSession::run_profiled(const Launch& launch) {
   const std::vector<Phase>& phases = plan.phases(launch.row_class);
   QSPEC_RETURN_IF_ERROR(clear_posts(launch));
   for (const StepPlan::Stretch& stretch : plan.stretches(launch.row_class)) {
+    if (launch.only_logits && !stretch.of_logits) continue;
     QSPEC_RETURN_IF_ERROR(synchronize());
     const auto start = Clock::now();
     QSPEC_RETURN_IF_ERROR(enqueue(launch, stretch));

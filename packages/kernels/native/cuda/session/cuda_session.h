@@ -43,6 +43,8 @@ class CudaSession : public Session {
   const Profile& target_profile() const override { return profiles_[0]; }
   const Profile& draft_profile() const override { return profiles_[1]; }
 
+  // For tests: of the last call.
+  const std::vector<Launch>& launches() const { return list_->launches(); }
   // For benchmarks: random K and V in every slot; the phases of the last profiled launch and every block's clock (StepParams::stamps).
   Status fill_cache_randomly(uint64_t seed);
   const std::vector<unsigned long long>& last_stamps() const { return last_stamps_; }

@@ -7,38 +7,28 @@
 
 namespace qspec::cuda {
 
-// In a long launch a warpgroup takes an item of attention, 64 query columns, however few rows it has: that pays for eight and more a sequence.
-bool LaunchList::may_be_long(bool is_draft, const PassRows& pass) const {
-  constexpr int64_t kLongSequenceRows = 8;
-  if (pass.has_ancestors || max_rows_[is_draft].long_rows == 0) return false;
+// Of a launch of the pass. Where sequences have few rows teams of warps attend, which keep all rows of a launch in shared memory.
+int LaunchList::most_rows(bool is_draft, const PassRows& pass) const {
+  constexpr int64_t kManyRows = 8;
+  const LaunchRows& max_rows = max_rows_[is_draft];
+  if (pass.has_ancestors) return std::min(kMaxTreeRows, max_rows.rows);
+  if (max_rows.long_rows == 0) return max_rows.rows;
   int64_t sequences = 0;
   for (size_t i = 0; i < pass.sequences.size(); ++i) sequences += i == 0 || pass.sequences[i] != pass.sequences[i - 1];
-  return pass.rows() >= kLongSequenceRows * sequences;
-}
-
-// Do results of their segments fit the workspace? Else in a long launch an item is one warpgroup's over the whole context: the step kernel's blocks, where they can take so
-// many rows, do that sooner.
-bool LaunchList::shares_segments(const PassRows& pass, int first, int count) const {
-  const auto begin = pass.positions.begin() + first;
-  const int64_t segments = *std::max_element(begin, begin + count) / (kSegmentSplits * kSplitPositions) + 1;
-  return geometry_.num_heads == 0 || count * segments <= geometry_.segment_slots;
+  return pass.rows() >= kManyRows * sequences ? max_rows.long_rows : std::min(max_rows.long_rows, kMaxStepRows);
 }
 
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
-  const int rows = static_cast<int>(pass.rows());
-  const bool is_long = may_be_long(is_draft, pass);
-  const LaunchRows& max_rows = max_rows_[is_draft];
-  const int most = is_long ? max_rows.long_rows : pass.has_ancestors ? std::min(kMaxTreeRows, max_rows.rows) : max_rows.rows;
+  const int rows = static_cast<int>(pass.rows()), most = most_rows(is_draft, pass);
+  const bool has_long = max_rows_[is_draft].long_rows > 0 && !pass.has_ancestors;
   for (int first = 0; first < rows;) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike
     if (count > kMaxStepRows) count = std::min(rest, (count + kGemmRows - 1) / kGemmRows * kGemmRows);  // whole tiles
+    const bool is_long = has_long && count >= kLeastLongRows;
     const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
-    if (pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
-    if (static_cast<int>(launches_.size()) == max_launches_)
-      return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
-    const bool pays = count > kMaxStepRows || (count >= kLeastLongRows && shares_segments(pass, first, count));
-    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long && pays));
+    if (!is_long && pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
+    QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long));
     first += count;
   }
   return {};
@@ -56,22 +46,18 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
     sequences.back().end = i + 1;
     if (pass.has_ancestors) sequences.back().start = std::min(sequences.back().start, pass.ancestor_starts[first + i]);
   }
-  const bool writes_first = pass.has_ancestors || count > kPassRows;
+  const bool writes_first = pass.has_ancestors || is_long || count > kPassRows;
   AttentionPlan attention;
   if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, writes_first, is_long, &attention))
     return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
 
   Launch launch;
-  launch.is_draft = is_draft, launch.slot = static_cast<int>(launches_.size());
-  const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first), end = std::lower_bound(begin, pass.logit_rows.end(), first + count);
-  launch.first_logit_row = static_cast<int>(begin - pass.logit_rows.begin()), launch.num_logit_rows = static_cast<int>(end - begin);
-  std::vector<int32_t> logit_rows(begin, end);
-  for (int32_t& row : logit_rows) row -= first;
+  launch.is_draft = is_draft;
   launch.rows = count, launch.row_class = row_class_of(count, is_long);
   launch.attention = attention.share;
 
   StepBatch b{};
-  b.rows = count, b.logit_rows = launch.num_logit_rows, b.writes_first = writes_first;
+  b.rows = count, b.writes_first = writes_first;
   b.num_items = static_cast<int>(attention.items.size());
   b.result_stride = std::max(attention.result_stride, 1), b.segment_stride = std::max(attention.segment_stride, 1);
   b.tokens = arrays_.tokens, b.page_ids = arrays_.page_ids;
@@ -79,7 +65,6 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   b.positions = arena_.put(positions);
   b.slots = arena_.put(slice(pass.slots));
   b.num_kv_heads = geometry_.num_kv_heads, b.page_shift = page_shift_;
-  b.logit_row_index = arena_.put(logit_rows);
   b.items = arena_.put(attention.items);
   b.folds = arena_.put(attention.folds);
   if (pass.has_ancestors) {
@@ -87,13 +72,29 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
     b.ancestor_starts = arena_.put(slice(pass.ancestor_starts));
     b.ancestor_slots = arena_.put(pass.ancestor_slots.data() + static_cast<int64_t>(first) * pass.max_ancestors, static_cast<size_t>(count) * pass.max_ancestors);
   }
-  arena_.put_fixed(step_struct_offset(launch.slot), b);
-  if (!pass.samples.empty() && launch.num_logit_rows > 0) {
-    launch.is_sampled = true;
-    for (int i = 0; i < launch.num_logit_rows; ++i) launch.has_general |= pass.samples[launch.first_logit_row + i].is_general != 0;
-    add_samples(pass, launch);
-  }
-  launches_.push_back(launch);
+  return add_logits(pass, first, count, launch, b);
+}
+
+// The launch, and more of them where its rows [first, first + count) want many logits.
+Status LaunchList::add_logits(const PassRows& pass, int first, int count, Launch launch, StepBatch batch) {
+  auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
+  const auto end = std::lower_bound(begin, pass.logit_rows.end(), first + count);
+  do {
+    if (static_cast<int>(launches_.size()) == max_launches_)
+      return {StatusCode::kInternal, "Expected at most " + std::to_string(max_launches_) + " launches in one call."};
+    const auto last = begin + std::min<std::ptrdiff_t>(end - begin, kMaxLogitRows);
+    std::vector<int32_t> rows(begin, last);
+    for (int32_t& row : rows) row -= first;
+    launch.slot = static_cast<int>(launches_.size());
+    launch.first_logit_row = static_cast<int>(begin - pass.logit_rows.begin()), launch.num_logit_rows = static_cast<int>(rows.size());
+    batch.logit_rows = launch.num_logit_rows, batch.logit_row_index = arena_.put(rows);
+    arena_.put_fixed(step_struct_offset(launch.slot), batch);
+    launch.is_sampled = !pass.samples.empty() && launch.num_logit_rows > 0, launch.has_general = false;
+    for (int i = 0; launch.is_sampled && i < launch.num_logit_rows; ++i) launch.has_general |= pass.samples[launch.first_logit_row + i].is_general != 0;
+    if (launch.is_sampled) add_samples(pass, launch);
+    launches_.push_back(launch);
+    launch.only_logits = true, begin = last;
+  } while (begin != end);
   return {};
 }
 

@@ -25,6 +25,7 @@ struct PassRows {
 
 struct Launch {
   bool is_draft = false;
+  bool only_logits = false;            // of rows of the launch before, which had too many
   int rows = 0, row_class = 0;
   TeamShare attention{};
   int slot = 0;                        // of its structs in the arena's fixed part
@@ -63,14 +64,15 @@ class LaunchList {
     arrays_ = arrays, page_offsets_ = &page_offsets;
     launches_.clear();
   }
-  // Cuts the pass into launches of at most `max_rows` rows (trees: 32) and 64 logit rows, about equal. Long ones only where sequences have many.
+  // Cuts the pass into launches of at most `max_rows` rows (trees: 32), about equal. Logits are made for 64 rows at once: where there are more, a long launch is followed by
+  // others that make the rest of its logits, and one that isn't has fewer rows.
   Status add(bool is_draft, const PassRows& pass);
   const std::vector<Launch>& launches() const { return launches_; }
 
  private:
-  bool may_be_long(bool is_draft, const PassRows& pass) const;
-  bool shares_segments(const PassRows& pass, int first, int count) const;
+  int most_rows(bool is_draft, const PassRows& pass) const;
   Status add_launch(bool is_draft, const PassRows& pass, int first, int count, bool is_long);
+  Status add_logits(const PassRows& pass, int first, int count, Launch launch, StepBatch batch);
   void add_samples(const PassRows& pass, const Launch& launch);
 
   UploadArena& arena_;

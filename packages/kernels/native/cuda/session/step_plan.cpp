@@ -193,8 +193,10 @@ class PhaseBuilder {
   void find_stretches(StepPlan::ClassPlan* plan) const {
     std::vector<Phase>& phases = plan->phases;
     for (int i = 0; i < static_cast<int>(phases.size()); ++i) {
-      if (i > 0 && !is_alone(phases[i]) && !is_alone(phases[i - 1])) ++plan->stretches.back().count;
-      else plan->stretches.push_back({i, 1, kernel_of(phases[i])});
+      const bool of_logits = phases[i].rows != Rows::kTokens;
+      const bool goes_on = i > 0 && !is_alone(phases[i]) && !is_alone(phases[i - 1]) && !(class_.is_long && of_logits != plan->stretches.back().of_logits);
+      if (goes_on) ++plan->stretches.back().count;
+      else plan->stretches.push_back({i, 1, kernel_of(phases[i]), of_logits});
     }
     for (const StepPlan::Stretch& stretch : plan->stretches) phases[stretch.first + stretch.count - 1].barrier_after = false;  // a kernel's end is one
   }

@@ -80,6 +80,7 @@ class StepPlan {
   struct Stretch {
     int first, count;
     Kernel kernel;
+    bool of_logits;  // its rows are those of logits
   };
   const std::vector<Stretch>& stretches(int row_class) const { return classes_[row_class].stretches; }
   // Fills everything of StepParams but the batch and the workspace, for all phases.

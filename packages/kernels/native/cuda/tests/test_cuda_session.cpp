@@ -79,10 +79,11 @@ std::unique_ptr<Session> product_session(const std::shared_ptr<Backend>& backend
   expect_ok(backend->create_session(product_config(backend, weight, plane, bits, per_token, bias), &session), "create_session");
   return session;
 }
-// On a chip with so few multiprocessors that every block has whole tiles of the product and parts of others.
-std::unique_ptr<Session> session_on_blocks(int blocks, SessionConfig config) {
+// On a chip with so few multiprocessors that every block has whole tiles of the product and parts of others; or on one whose launches are never long.
+std::unique_ptr<Session> session_on_blocks(int blocks, SessionConfig config, bool has_long = true) {
   cuda::DeviceInfo device;
   expect_ok(cuda::query_device(0, &device), "query_device");
+  if (!has_long) device.major = 8;
   device.num_multiprocessors = blocks;
   std::unique_ptr<Session> session;
   expect_ok(cuda::CudaSession::create(device, std::move(config), &session), "create");
@@ -134,7 +135,7 @@ QSPEC_TEST(products_of_integer_activations) {
       for (const bool per_token : {false, true}) check_product({int4_spec(group), Plane::kFull, n, k, bits, per_token});
 }
 
-// 33 rows and more are multiplied otherwise (step/linear_wide.cuh): over several slices of k, groups of every size, row-tiles that fill no warpgroup. Of 12
+// Where launches aren't long, 33 rows and more are multiplied otherwise (step/linear_wide.cuh): over several slices of k, groups of every size, row-tiles that fill no warpgroup. Of 12
 // row-tiles a block has one or two tiles of the product to itself; the last of n = 600 is added by a phase behind it, two of n = 800 by whichever block comes last
 // (by runs with k = 4136, by slices with 5504) unless k is short.
 QSPEC_TEST(wide_products_equal_narrow_ones) {
@@ -144,7 +145,7 @@ QSPEC_TEST(wide_products_equal_narrow_ones) {
                                           {nested_spec(128, 12), Plane::kHi, 600, 4736}};
   for (const ProductCase& c : cases) {
     const RandomWeight weight(c.spec, c.n, c.k, 8);
-    auto session = session_on_blocks(3, product_config(cuda_backend(), weight, c.plane, 16, false, nullptr));
+    auto session = session_on_blocks(3, product_config(cuda_backend(), weight, c.plane, 16, false, nullptr), false);
     if (!session) return;
     const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
     const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
@@ -166,7 +167,7 @@ QSPEC_TEST(wide_pairs_equal_narrow_ones) {
     const RandomWeight weight(c.spec, c.n, c.k, 8), down(dense_spec(DenseType::kBf16), c.n, c.n / 2, 9);
     SessionConfig config = product_config(cuda_backend(), weight, c.plane, 16, false, nullptr);
     add_silu(*cuda_backend(), down, &config.target);
-    auto session = session_on_blocks(3, std::move(config));
+    auto session = session_on_blocks(3, std::move(config), false);
     if (!session) return;
     const std::vector<int32_t> tokens = random_tokens(64, 16, 6), pages = {0, 1, 2, 3};
     const std::vector<float> expected = forward_all(*session, tokens, 16, pages);
@@ -352,15 +353,18 @@ QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
     }
   }
 }
-// Of a short prompt each has half as many rows, or half of the multiprocessors would have none.
-QSPEC_TEST(rows_of_a_short_long_launch_are_shared_out_finer) {
-  for (const int rows : {96, 128, 256}) QSPEC_EXPECT(plan_of_8b_model(1, rows, KvFormat::kBf16, rows, true).items[0].num_rows == 8);
-  QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).items[0].num_rows == 16);
-  const cuda::AttentionPlan plan = plan_of_8b_model(1, 32768, KvFormat::kBf16, 128, true);
-  QSPEC_EXPECT(plan.items[0].num_rows == 16 && plan.items[0].by_segments && plan.items.size() > 8);  // what is read counts, and teams share it
+// Of up to 256 rows they are taken in the way that suits the sequences: a block takes what has many rows, or is shared out by columns or splits.
+QSPEC_TEST(rows_of_long_launches_of_many_sequences_are_taken_by_teams) {
+  for (const int rows : {128, 256}) QSPEC_EXPECT(plan_of_8b_model(1, 32768, KvFormat::kBf16, rows, true).share.way == cuda::TeamWay::kGroups);
+  QSPEC_EXPECT(plan_of_8b_model(32, 8192, KvFormat::kBf16, 5, true).share.way == cuda::TeamWay::kGroups);
+  QSPEC_EXPECT(plan_of_8b_model(32, 8192, KvFormat::kInt8, 5, true).share.way == cuda::TeamWay::kSplits);
+  QSPEC_EXPECT(plan_of_8b_model(16, 8192, KvFormat::kBf16, 4, true).share.way == cuda::TeamWay::kWideSplits);
+  QSPEC_EXPECT(plan_of_8b_model(128, 4096, KvFormat::kBf16, 1, true).share.way == cuda::TeamWay::kSplits);
+  QSPEC_EXPECT(plan_of_8b_model(32, 1024, KvFormat::kBf16, 5, true).share.way == cuda::TeamWay::kWarpgroups);
+  QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).share.way == cuda::TeamWay::kWarpgroups);
 }
-// So many rows of each of so many sequences, the last at `end` - 1: rows of the launches, negative where one isn't long.
-std::vector<int> launches_of(int sequences, int rows_each, int end, int long_rows) {
+// So many rows of each of so many sequences, the last at `end` - 1, with `logits` of them each: launches' rows, negative where one isn't long, 0 where it only makes logits.
+std::vector<int> launches_of(int sequences, int rows_each, int end, int long_rows, int logits = 1) {
   const cuda::AttentionGeometry geometry{32, 8, 128, KvFormat::kBf16, 132, 210 << 10, 8192, 4096, 1024};
   constexpr int kMostLaunches = 16;
   cuda::UploadArena arena;
@@ -370,32 +374,50 @@ std::vector<int> launches_of(int sequences, int rows_each, int end, int long_row
   cuda::PassRows pass;
   for (int s = 0; s < sequences; ++s) {
     for (int r = 0; r < rows_each; ++r) {
+      if (r >= rows_each - logits) pass.logit_rows.push_back(static_cast<int32_t>(pass.rows()));
       pass.token_index.push_back(0), pass.slots.push_back(0);
       pass.sequences.push_back(s), pass.positions.push_back(end - rows_each + r);
     }
-    pass.logit_rows.push_back((s + 1) * rows_each - 1);
   }
   arena.begin();
   const std::vector<int32_t> page_offsets(sequences + 1);
   list.begin({}, page_offsets);
   expect_ok(list.add(false, pass), "add");
   std::vector<int> result;
-  for (const cuda::Launch& launch : list.launches()) result.push_back(cuda::kRowClasses[launch.row_class].is_long ? launch.rows : -launch.rows);
+  int next_logit = 0;
+  for (const cuda::Launch& launch : list.launches()) {
+    const bool is_long = cuda::kRowClasses[launch.row_class].is_long;
+    QSPEC_EXPECT(launch.slot == static_cast<int>(result.size()) && launch.first_logit_row == next_logit && launch.num_logit_rows <= cuda::kMaxLogitRows);
+    QSPEC_EXPECT(!launch.only_logits || (is_long && launch.rows == std::abs(*std::find_if(result.rbegin(), result.rend(), [](int count) { return count != 0; }))));
+    next_logit += launch.num_logit_rows;
+    result.push_back(launch.only_logits ? 0 : is_long ? launch.rows : -launch.rows);
+  }
+  QSPEC_EXPECT(next_logit == static_cast<int>(pass.logit_rows.size()));
   return result;
 }
-// Linears of many rows are kernels of their own where attention has much to do for each sequence, and can share it out.
-QSPEC_TEST(long_launches_are_of_many_rows_of_few_sequences) {
+// Linears of more than 32 rows are kernels of their own. Where sequences have few rows, up to 256 are a launch.
+QSPEC_TEST(launches_of_many_rows_are_long) {
   using Rows = std::vector<int>;
-  QSPEC_EXPECT(launches_of(1, 64, 64, 2048) == Rows{-64});
-  QSPEC_EXPECT(launches_of(1, 65, 65, 2048) == Rows{65});
+  QSPEC_EXPECT(launches_of(1, 32, 32, 2048) == Rows{-32});
+  QSPEC_EXPECT(launches_of(1, 33, 33, 2048) == Rows{33});
   QSPEC_EXPECT(launches_of(12, 8, 1000, 2048) == Rows{96});
-  QSPEC_EXPECT(launches_of(14, 7, 1000, 2048) == Rows{-98});
-  QSPEC_EXPECT(launches_of(64, 4, 1000, 2048) == Rows{-256});
-  QSPEC_EXPECT(launches_of(1, 128, 32768, 2048) == Rows{128});
-  QSPEC_EXPECT(launches_of(1, 256, 32768, 2048) == Rows{-256});  // results of 32 segments each don't fit
+  QSPEC_EXPECT(launches_of(14, 7, 1000, 2048) == Rows{98});
+  QSPEC_EXPECT(launches_of(64, 4, 1000, 2048) == Rows{256});
+  QSPEC_EXPECT((launches_of(65, 4, 1000, 2048) == Rows{130, 130}));
+  QSPEC_EXPECT(launches_of(65, 8, 1000, 2048) == (Rows{520, 0}));  // 65 logits
+  QSPEC_EXPECT(launches_of(1, 256, 32768, 2048) == Rows{256});
   QSPEC_EXPECT(launches_of(1, 300, 32768, 2048) == Rows{300});
   QSPEC_EXPECT((launches_of(1, 2100, 2100, 2048) == Rows{1152, 948}));  // of whole tiles
   QSPEC_EXPECT((launches_of(1, 300, 300, 0) == Rows{-150, -150}));      // a chip or a format that has none
+}
+// Logits come 64 at a time: behind a long launch others make more of them, one that isn't long has fewer rows.
+QSPEC_TEST(many_logits_are_several_launches) {
+  using Rows = std::vector<int>;
+  QSPEC_EXPECT(launches_of(32, 5, 1000, 2048, 5) == (Rows{160, 0, 0}));
+  QSPEC_EXPECT(launches_of(64, 5, 1000, 2048, 5) == (Rows{160, 0, 0, 160, 0, 0}));
+  QSPEC_EXPECT(launches_of(32, 5, 1000, 0, 5) == (Rows{-64, -64, -32}));
+  QSPEC_EXPECT(launches_of(16, 4, 1000, 2048, 4) == Rows{64});
+  QSPEC_EXPECT(launches_of(16, 4, 1000, 0, 4) == Rows{-64});
 }
 // Two teams of each multiprocessor have an item each, of several segments; each hands in so many results, and each fold knows how many items come in.
 QSPEC_TEST(long_sequences_have_items_of_several_segments) {
@@ -451,7 +473,7 @@ QSPEC_TEST(many_rows_over_long_contexts_give_the_same_bits) {
         Model model(shape, all(has_draft ? "nested" : "bf16"), 0);
         SessionSpec spec = has_draft ? speculative_spec(16) : SessionSpec{};
         spec.num_pages = kPages, spec.kv = kv;
-        auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
+        auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec), false);
         if (!session) return;
         expect_ok(static_cast<cuda::CudaSession&>(*session).fill_cache_randomly(4), "fill");
         for (const int end : {60, 64 + kRows, 1024 + 10, kPositions}) {
@@ -478,14 +500,14 @@ QSPEC_TEST(many_rows_over_long_contexts_give_the_same_bits) {
   }
 }
 
-// More than 64 rows are one launch, in passes; more than 64 logit rows are two.
+// More than 32 rows are one launch, a long one or one in passes of 64.
 QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
   for (const char* format : {"bf16", "int4", "nested"}) {
     Model model({}, all(format), 0);
     auto session = make_session(cuda_backend(), model, {});
     const std::vector<int32_t> tokens = random_tokens(90, model.shape().vocab, 31), pages = some_pages(6);
     const std::vector<float> few = forward_all(*session, tokens, 15, pages);
-    auto three_blocks = session_on_blocks(3, session_config(*cuda_backend(), model, {}));
+    auto three_blocks = session_on_blocks(3, session_config(*cuda_backend(), model, {}), false);
     for (const int chunk : {33, 64, 90}) {
       const std::vector<float> rows = forward_all(*session, tokens, chunk, pages), same = forward_all(*three_blocks, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), few.data(), few.size(), text("%s, %d rows at a time", format, chunk));
@@ -567,6 +589,56 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
       }
     }
   }
+}
+
+// Many sequences of few rows: teams of warps attend, by splits and by columns, or warpgroups do, and logits come 64 at a time. Each equals the sequence alone.
+QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
+  struct Case {
+    int sequences, rows_each, blocks, longest;
+  };
+  std::set<cuda::TeamWay> ways;
+  for (const Case& c : {Case{70, 1, 3, 300}, {66, 1, 66, 300}, {24, 4, 8, 1100}, {14, 5, 16, 1100}, {9, 8, 3, 300}, {3, 30, 8, 1100}}) {
+    const int pages_each = c.longest / 16 + 1, rows = c.sequences * c.rows_each;
+    for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
+      LlamaShape shape;
+      shape.layers = 1, shape.heads = 4, shape.kv_heads = 1, shape.head_dim = 128;
+      Model model(shape, all("bf16"), 0);
+      SessionSpec spec;
+      spec.num_pages = pages_each * c.sequences, spec.kv = kv, spec.max_rows = rows;
+      auto session = session_on_blocks(c.blocks, session_config(*cuda_backend(), model, spec));
+      if (!session) return;
+      auto& on_cuda = static_cast<cuda::CudaSession&>(*session);
+      expect_ok(on_cuda.fill_cache_randomly(4), "fill");
+      ForwardBatch together;
+      together.pages.page_offsets = {0};
+      std::vector<ForwardBatch> alone;
+      for (int s = 0; s < c.sequences; ++s) {
+        std::vector<int32_t> pages;
+        for (int p = 0; p < pages_each; ++p) pages.push_back(p * c.sequences + s);
+        const int end = s % 3 == 0 ? c.longest : c.rows_each + (s * 37) % (c.longest - c.rows_each);
+        alone.push_back(chain(random_tokens(c.rows_each, shape.vocab, 60 + s), end - c.rows_each, pages));
+        together.pages.page_ids.insert(together.pages.page_ids.end(), pages.begin(), pages.end());
+        together.pages.page_offsets.push_back(static_cast<int32_t>(together.pages.page_ids.size()));
+        for (int r = 0; r < c.rows_each; ++r) {
+          together.logit_rows.push_back(static_cast<int32_t>(together.tokens.size()));
+          together.tokens.push_back(alone[s].tokens[r]), together.positions.push_back(alone[s].positions[r]), together.sequences.push_back(s);
+        }
+      }
+      ForwardResult result;
+      expect_ok(session->forward(together, &result), "forward");
+      const std::vector<cuda::Launch> launches = on_cuda.launches();
+      QSPEC_EXPECT(static_cast<int>(launches.size()) == (rows + cuda::kMaxLogitRows - 1) / cuda::kMaxLogitRows && launches[0].rows == rows && launches.back().only_logits);
+      ways.insert(launches[0].attention.way);
+      for (int s = 0; s < c.sequences; ++s) {
+        ForwardResult one;
+        expect_ok(session->forward(alone[s], &one), "alone");
+        QSPEC_EXPECT_BITS(result.logits.data() + static_cast<int64_t>(s) * c.rows_each * shape.vocab, one.logits.data(), one.logits.size(),
+                          text("cache %d, %d x %d rows on %d blocks, sequence %d", static_cast<int>(kv), c.sequences, c.rows_each, c.blocks, s));
+      }
+    }
+  }
+  for (const cuda::TeamWay way : {cuda::TeamWay::kColumns, cuda::TeamWay::kSplits, cuda::TeamWay::kWideSplits, cuda::TeamWay::kWarpgroups, cuda::TeamWay::kGroups})
+    QSPEC_EXPECT(ways.count(way) == 1);
 }
 
 // Over several segments warpgroups share an item's, and hand each in; or one takes them all.
@@ -826,6 +898,44 @@ QSPEC_TEST(batches_do_not_change_text) {
   for (int s = 0; s < count; ++s) {
     const size_t length = std::min(outputs[s].size(), alone[s].size());
     QSPEC_EXPECT_BITS(outputs[s].data(), alone[s].data(), length, text("sequence %d", s));
+  }
+}
+
+// Many sequences verify in one long launch, which samples 64 rows at a time: each gets the tokens that it gets alone.
+QSPEC_TEST(a_round_of_many_sequences_gives_each_its_own_text) {
+  LlamaShape shape;
+  shape.head_dim = 128;
+  Model model(shape, all("bf16"), 0);
+  constexpr int kSequences = 26, kDrafted = 4;
+  SessionSpec spec;
+  spec.max_rows = kSequences * (kDrafted + 1);
+  auto session = make_session(cuda_backend(), model, spec);
+  RoundBatch together;
+  std::vector<RoundBatch> alone;
+  together.pages.page_offsets = together.token_offsets = {0};
+  for (int s = 0; s < kSequences; ++s) {
+    RoundBatch one;
+    one.pages = {{0, 2}, {2 * s, 2 * s + 1}}, one.tokens = random_tokens(1, shape.vocab, 40 + s), one.token_offsets = {0, 1};
+    one.start_positions = {0}, one.emit = {1}, one.gammas = {kDrafted}, one.draft_tokens = random_tokens(kDrafted, shape.vocab, 80 + s);
+    SamplerParams params = sampler(s % 3 ? 0.8f : 0.0f);
+    if (s % 4 == 3) params.top_k = 5;
+    params.stream = static_cast<uint32_t>(s);
+    one.samplers = {params};
+    for (const int32_t page : one.pages.page_ids) together.pages.page_ids.push_back(page);
+    together.pages.page_offsets.push_back(static_cast<int32_t>(together.pages.page_ids.size()));
+    together.tokens.insert(together.tokens.end(), one.tokens.begin(), one.tokens.end()), together.token_offsets.push_back(s + 1);
+    together.draft_tokens.insert(together.draft_tokens.end(), one.draft_tokens.begin(), one.draft_tokens.end());
+    together.start_positions.push_back(0), together.emit.push_back(1), together.gammas.push_back(kDrafted), together.samplers.push_back(params);
+    alone.push_back(one);
+  }
+  RoundResult result;
+  expect_ok(session->round(together, &result), "round");
+  QSPEC_EXPECT(static_cast<cuda::CudaSession&>(*session).launches().size() == 3);
+  for (int s = 0; s < kSequences; ++s) {
+    RoundResult one;
+    expect_ok(session->round(alone[s], &one), "alone");
+    QSPEC_EXPECT(one.num_accepted[0] == result.num_accepted[s] && result.token_offsets[s + 1] - result.token_offsets[s] == static_cast<int32_t>(one.tokens.size()));
+    QSPEC_EXPECT_BITS(result.tokens.data() + result.token_offsets[s], one.tokens.data(), one.tokens.size(), text("sequence %d", s));
   }
 }
 
