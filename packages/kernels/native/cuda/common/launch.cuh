@@ -13,6 +13,7 @@ struct LaunchShape {
   bool is_cooperative = false;  // all blocks are resident together: a grid barrier works
   bool is_dependent = false;    // may start while the kernel before it drains (it waits for that one itself)
   int cluster_blocks = 1;       // neighbours that reach each other's shared memory
+  bool waits = false;           // blocks wait for each other: there are at most as many as run at once
 };
 
 #if defined(__CUDACC__)
@@ -68,7 +69,7 @@ Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t str
 #else
 template <typename Params>
 Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t, const char*, const Params& params) {
-  emulator::run_grid(shape.blocks, shape.threads, shape.shared_bytes, shape.is_cooperative, [&] { kernel(params); });
+  emulator::run_grid(shape.blocks, shape.threads, shape.shared_bytes, shape.is_cooperative || shape.waits, [&] { kernel(params); });
   return Status::ok();
 }
 #endif

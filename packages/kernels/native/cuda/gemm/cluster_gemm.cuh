@@ -1,6 +1,7 @@
 // A linear of many rows (hundreds: a prefill) as a kernel of its own: what matters is the tensor cores' rate.
 //
-// A block does tiles of 128 outputs x 128 rows, or 64 or 32, over all of k, so that nobody adds what others left. Two warpgroups multiply: each warp unpacks a row-tile's weights
+// A block does tiles of 128 outputs x 128 rows, or 64 or 32, over all of k, so that nobody adds what others left; or, where there are fewer tiles than blocks, several blocks share
+// one (`is_shared`): each takes every so manieth slice of k, and adds it when those before it were added. Two warpgroups multiply: each warp unpacks a row-tile's weights
 // in registers, the A operand, which come by its own lanes' copies; activations, the B operand, come through a ring of stages that a third warpgroup's copies
 // fill. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
 // registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit.
@@ -54,22 +55,29 @@ struct GemmTileShape {
 };
 
 // Passes of a tile's rows of the first outputs, then of the next: neighbours read the same weights. A cluster has neighbouring outputs of one pass.
+template <bool is_shared>
 struct GemmTiles {
+  static constexpr int kNeighbours = is_shared ? 1 : kClusterBlocks;  // blocks of a cluster, with a tile's outputs each
   int passes, tiles, runs;
   bool is_pair;
+  int parts;  // blocks that share a tile
 
-  QSPEC_HOST_DEVICE GemmTiles(const LinearSpec& spec, int rows, int tile_rows)
-      : passes((rows + tile_rows - 1) / tile_rows), runs(num_runs(spec.weight.k_tiles)), is_pair(spec.epilogue == Epilogue::kSilu) {
-    const int items = kClusterBlocks * block_items();
+  QSPEC_HOST_DEVICE GemmTiles(const LinearSpec& spec, int rows, int tile_rows, int blocks_a_tile)
+      : passes((rows + tile_rows - 1) / tile_rows), runs(num_runs(spec.weight.k_tiles)), is_pair(spec.epilogue == Epilogue::kSilu), parts(blocks_a_tile) {
+    const int items = kNeighbours * block_items();
     tiles = (spec.num_items + items - 1) / items * passes;
   }
   QSPEC_HOST_DEVICE int block_items() const { return is_pair ? kGemmWarps / 2 : kGemmWarps; }
-  QSPEC_DEVICE static int first() { return block_index() / kClusterBlocks; }
-  QSPEC_DEVICE static int step() { return grid_blocks() / kClusterBlocks; }
+  QSPEC_DEVICE int first() const { return block_index() / (is_shared ? parts : kNeighbours); }
+  QSPEC_DEVICE int step() const { return grid_blocks() / (is_shared ? parts : kNeighbours); }
+  // Of its k, the block's first run; and how far it is from a run's successor, when that begins a slice, to the block's next.
+  QSPEC_DEVICE int first_run() const { return is_shared ? block_index() % parts * kSliceRuns : 0; }
+  QSPEC_DEVICE int skipped_runs() const { return (parts - 1) * kSliceRuns; }
+  QSPEC_DEVICE bool has_last_slice() const { return !is_shared || (runs - 1) / kSliceRuns % parts == block_index() % parts; }
   QSPEC_DEVICE int pass(int tile) const { return tile % passes; }
   // A warp's item, maybe past the last, and its row-tile.
   QSPEC_DEVICE int item(int tile, int rank, int warp) const {
-    return (tile / passes * kClusterBlocks + rank) * block_items() + (is_pair ? warp / kGroupWarps * kUpWarp + warp % kUpWarp : warp);
+    return (tile / passes * kNeighbours + rank) * block_items() + (is_pair ? warp / kGroupWarps * kUpWarp + warp % kUpWarp : warp);
   }
   QSPEC_DEVICE bool is_up(int warp) const { return is_pair && warp % kGroupWarps >= kUpWarp; }
   QSPEC_DEVICE int row_tile(const LinearSpec& spec, int item, int warp) const {
@@ -79,15 +87,20 @@ struct GemmTiles {
 };
 
 // A run of a tile; walks all runs of the block's tiles.
+template <bool is_shared>
 struct GemmCursor {
+  using Tiles = GemmTiles<is_shared>;
   int tile, run;
+  QSPEC_DEVICE static GemmCursor first(const Tiles& tiles) { return {tiles.first(), tiles.first_run()}; }
   // True when another tile begins.
-  QSPEC_DEVICE bool advance(const GemmTiles& tiles) {
-    if (++run < tiles.runs) return false;
-    run = 0, tile += GemmTiles::step();
+  QSPEC_DEVICE bool advance(const Tiles& tiles) {
+    ++run;
+    if (is_shared && run % kSliceRuns == 0) run += tiles.skipped_runs();
+    if (run < tiles.runs) return false;
+    run = tiles.first_run(), tile += tiles.step();
     return true;
   }
-  QSPEC_DEVICE bool is_done(const GemmTiles& tiles) const { return tile >= tiles.tiles; }
+  QSPEC_DEVICE bool is_done(const Tiles& tiles) const { return tile >= tiles.tiles; }
 };
 
 // ---- Activations --------------------------------------------------------------------------------------------------------------------------
@@ -120,9 +133,10 @@ struct GemmStage {
 
 #if defined(QSPEC_HAS_WGMMA)
 // One thread: fills stages for all tiles of the block.
-template <int n8>
-QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmTiles& tiles) {
-  constexpr uint32_t kBytes = GemmTileShape<n8>::kTileBytes, kPart = kBytes / kClusterBlocks, kAll = (1u << kClusterBlocks) - 1;
+template <int n8, bool is_shared>
+QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmTiles<is_shared>& tiles) {
+  constexpr int kBlocks = GemmTiles<is_shared>::kNeighbours;
+  constexpr uint32_t kBytes = GemmTileShape<n8>::kTileBytes, kPart = kBytes / kBlocks, kAll = (1u << kBlocks) - 1;
   const GemmInput<n8> input(params);
   const uint32_t part = gemm_cluster_rank() * kPart;
   GemmStage<n8> stage;
@@ -133,60 +147,67 @@ QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmT
     for (int i = 0; i < kGemmUnitTiles; ++i) copy_bulk_to(stage.place() + i * kBytes + part, input.source(pass, run, unit, i) + part, kPart, stage.full_at(), kAll);
     stage.advance();
   };
-  for (int tile = GemmTiles::first(); tile < tiles.tiles; tile += GemmTiles::step())
-    for (int run = 0; run < tiles.runs; ++run)
-      QSPEC_NO_UNROLL
-      for (int unit = 0; unit < kGemmUnits; ++unit) bring(tiles.pass(tile), run, unit);
+  for (auto at = GemmCursor<is_shared>::first(tiles); !at.is_done(tiles); at.advance(tiles))
+    QSPEC_NO_UNROLL
+    for (int unit = 0; unit < kGemmUnits; ++unit) bring(tiles.pass(at.tile), at.run, unit);
 }
 #endif
 
 // ---- Weights ------------------------------------------------------------------------------------------------------------------------------
 
 // Where the calling lane's weights of a run are; walks the block's runs.
-template <GemmMode mode>
+template <GemmMode mode, bool is_shared>
 struct GemmWeightRuns {
+  using Tiles = GemmTiles<is_shared>;
   static constexpr bool kIsDense = mode == GemmMode::kDense, kHasLow = mode == GemmMode::kHiLo;
   static constexpr int kPieceBytes = full_piece_bytes(kGemmGroupSize), kRunBytes = kIsDense ? kRunTiles * kDenseTileBytes : kRunTiles / kPieceTiles * kPieceBytes;
 
-  GemmCursor at;
+  GemmCursor<is_shared> at;
   RunPlace place;
 
-  QSPEC_DEVICE void begin(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
-    at = {GemmTiles::first(), 0};
+  QSPEC_DEVICE void begin(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
+    at = GemmCursor<is_shared>::first(tiles);
     if (!at.is_done(tiles)) find(spec, tiles, rank, warp);
   }
   // At the end the place stays.
-  QSPEC_DEVICE void advance(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+  QSPEC_DEVICE void advance(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
+    const int before = at.run;
     if (at.advance(tiles)) {
       if (!at.is_done(tiles)) find(spec, tiles, rank, warp);
       return;
     }
-    place.high += kRunBytes;
-    if (kHasLow) place.low += kRunTiles * kTileBytes;
+    move(is_shared ? at.run - before : 1);
   }
 
  private:
-  QSPEC_DEVICE void find(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+  QSPEC_DEVICE void move(int runs) {
+    place.high += runs * kRunBytes;
+    if (kHasLow) place.low += runs * kRunTiles * kTileBytes;
+  }
+  QSPEC_DEVICE void find(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
     const DeviceWeight& w = spec.weight;
     const int lane = lane_index();
     const int64_t row_tile = tiles.row_tile(spec, tiles.item(at.tile, rank, warp), warp);
     if (kIsDense) place.high = w.dense + row_tile * w.k_tiles * kDenseTileBytes + lane * 16;
     else place.high = w.hi + row_tile * hi_row_tile_bytes(w.k, w.k_tiles, kGemmGroupSize) + lane * 16;
     if (kHasLow) place.low = w.lo + row_tile * w.k_tiles * kTileBytes + lane * 16;
+    if (is_shared) move(at.run);
   }
 };
 
 // A warp's ring of units; each lane copies what it will unpack.
-template <GemmMode mode>
+template <GemmMode mode, bool is_shared>
 struct GemmRing {
+  using Tiles = GemmTiles<is_shared>;
+  using Runs = GemmWeightRuns<mode, is_shared>;
   static constexpr bool kHasLow = mode == GemmMode::kHiLo;
   static constexpr int kUnits = gemm_ring_units(mode), kUnitBytes = gemm_unit_bytes(mode), kCodeBytes = kGemmUnitTiles * kTileBytes, kScalesAt = (kHasLow ? 2 : 1) * kCodeBytes;
   using Unit = WeightChunk<mode, 2, kGemmUnitTiles>;
 
-  GemmWeightRuns<mode> next;  // the run of the unit that is copied next
+  Runs next;                  // the run of the unit that is copied next
   SharedPlace codes, scales;  // of this lane's part of the first slot
 
-  QSPEC_DEVICE void begin(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp) {
+  QSPEC_DEVICE void begin(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
     next.begin(spec, tiles, rank, warp);
     const uint32_t ring = kGemmRingAt + warp * kUnits * kUnitBytes;
     codes = shared_place(ring + lane_index() * 16), scales = shared_place(ring + kScalesAt + lane_index() * 4);
@@ -206,14 +227,14 @@ struct GemmRing {
     return to;
   }
   // When a unit has been read: one that comes later, into its slot.
-  QSPEC_DEVICE void replace(const LinearSpec& spec, const GemmTiles& tiles, int rank, int warp, int unit) {
+  QSPEC_DEVICE void replace(const LinearSpec& spec, const Tiles& tiles, int rank, int warp, int unit) {
     const int later = (unit + kUnits) % kGemmUnits;
     if (later == 0) next.advance(spec, tiles, rank, warp);
     fetch(spec, tiles, later);
   }
 
  private:
-  QSPEC_DEVICE void fetch(const LinearSpec& spec, const GemmTiles& tiles, int unit) const {
+  QSPEC_DEVICE void fetch(const LinearSpec& spec, const Tiles& tiles, int unit) const {
     if (!next.at.is_done(tiles)) copy(spec, unit);
     commit_async();
   }
@@ -222,7 +243,7 @@ struct GemmRing {
     constexpr int kPieceUnits = kPieceTiles / kGemmUnitTiles;
     const int piece = unit / kPieceUnits, half = unit % kPieceUnits;
     const uint32_t slot = unit % kUnits * kUnitBytes;
-    const uint8_t* high = next.place.high + piece * GemmWeightRuns<mode>::kPieceBytes;
+    const uint8_t* high = next.place.high + piece * Runs::kPieceBytes;
     QSPEC_UNROLL
     for (int i = 0; i < kGemmUnitTiles; ++i) {
       copy_async<16>(codes + (slot + i * kTileBytes), high + half * kCodeBytes + i * kTileBytes);
@@ -235,30 +256,31 @@ struct GemmRing {
 
 // ---- The product --------------------------------------------------------------------------------------------------------------------------
 
-template <GemmMode mode, int n8>
+template <GemmMode mode, int n8, bool is_shared>
 struct ClusterGemm {
+  using Tiles = GemmTiles<is_shared>;
   static constexpr bool kIsDense = mode == GemmMode::kDense;
   using Shape = GemmTileShape<n8>;
   static constexpr int kDenseTiles = n8 == kGemmRowBlocks ? 4 : 8;  // of dense weights in registers: with few rows they come faster
   static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
-  using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode>;
+  using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode, is_shared>;
   using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
 
   const ClusterGemmParams& params;
   const LinearSpec& spec;
-  const GemmTiles& tiles;
+  const Tiles& tiles;
   int rank, warp, thread;
-  GemmCursor now;
+  GemmCursor<is_shared> now;
   GemmStage<n8> stage;
   int parity = 0;        // of the tile: which rows' scales
   Accumulator<n8> sums;  // of the run
   Ring ring;
   typename Ring::Unit weights;             // the unit that is multiplied next
-  GemmWeightRuns<GemmMode::kDense> dense;  // the run whose tiles are loaded next
+  GemmWeightRuns<GemmMode::kDense, is_shared> dense;  // the run whose tiles are loaded next
   DenseTile dense_tiles[kDenseTiles];
 
-  QSPEC_DEVICE ClusterGemm(const ClusterGemmParams& of, const GemmTiles& all) : params(of), spec(of.phase.linear), tiles(all), rank(gemm_cluster_rank()), warp(shuffle_from(thread_index() / kWarp, 0)), thread(thread_index()) {}
+  QSPEC_DEVICE ClusterGemm(const ClusterGemmParams& of, const Tiles& all) : params(of), spec(of.phase.linear), tiles(all), rank(is_shared ? 0 : gemm_cluster_rank()), warp(shuffle_from(thread_index() / kWarp, 0)), thread(thread_index()) {}
 
   QSPEC_DEVICE NestedRadix radix() const { return NestedRadix(spec.weight.radix); }
 
@@ -268,7 +290,7 @@ struct ClusterGemm {
   QSPEC_DEVICE void wait_for_stage(int) const { wait_for_counter(stage.full_at(), stage.parity); }
   QSPEC_DEVICE void release(const GemmStage<n8>& of) const {
     sync_warp();
-    if (lane_index() < kClusterBlocks) arrive_at_block(of.empty_at(), lane_index());
+    if (lane_index() < Tiles::kNeighbours) arrive_at_block(of.empty_at(), lane_index());
   }
 #else
   QSPEC_DEVICE void wait_for_stage(int unit) const {
@@ -385,7 +407,7 @@ struct ClusterGemm {
   // ---- Sums ----
 
   QSPEC_DEVICE SharedPlace slice_at(int c) const { return shared_place(kGemmSumsAt + (c * kGemmMultipliers + thread) * 16); }
-  QSPEC_DEVICE float4* total_at(int c) const { return reinterpret_cast<float4*>(params.totals + static_cast<int64_t>(block_index()) * kGemmTotalBytes) + c * kGemmMultipliers + thread; }
+  QSPEC_DEVICE float4* total_at(int c) const { return reinterpret_cast<float4*>(params.totals + static_cast<int64_t>(is_shared ? now.tile : block_index()) * kGemmTotalBytes) + c * kGemmMultipliers + thread; }
   // sums = what was there + sums.
   template <typename Load>
   QSPEC_DEVICE void add_behind(const Load& load) {
@@ -418,10 +440,29 @@ struct ClusterGemm {
       for (int c = 0; c < n8; ++c) store_slice(c);
       return;
     }
-    if (now.run >= kSliceRuns) add_behind([&](int c) { return load_l2(total_at(c)); });
+    if (now.run >= kSliceRuns) {
+      wait_for_slices();
+      add_behind([&](int c) { return load_l2(total_at(c)); });
+    }
     if (is_last) return store_tile();
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c) store_l2(total_at(c), float4{sums.value[c][0], sums.value[c][1], sums.value[c][2], sums.value[c][3]});
+    leave_slice();
+  }
+  // Blocks that share a tile add slices in order, each warp behind those that have the same outputs.
+  QSPEC_DEVICE unsigned long long* turn() const { return params.turns + now.tile * kGemmWarps + warp; }
+  QSPEC_DEVICE void wait_for_slices() const {
+    if constexpr (is_shared) {
+      while (load_acquire(turn()) != static_cast<unsigned long long>(now.run / kSliceRuns)) pause();
+      sync_warp();
+      if (now.run == tiles.runs - 1 && lane_index() == 0) *turn() = 0;  // for the next launch
+    }
+  }
+  QSPEC_DEVICE void leave_slice() const {
+    if constexpr (is_shared) {
+      sync_warp();
+      if (lane_index() == 0) add_release(turn(), 1);
+    }
   }
 
   // ---- What becomes of a tile ----
@@ -523,7 +564,7 @@ struct ClusterGemm {
   }
 
   QSPEC_DEVICE void run() {
-    now = {GemmTiles::first(), 0};
+    now = GemmCursor<is_shared>::first(tiles);
     if (now.is_done(tiles)) return;
     if constexpr (kIsDense) begin_dense();
     else begin_codes();
@@ -542,13 +583,15 @@ struct ClusterGemm {
 
 // What sums of a tile's rows are multiplied with, by three warps, for each tile of the block: 1 / rms of rows whose norm another phase left to divide by, and
 // what codes are multiples of (as finish_sums()).
-template <GemmMode mode, int n8>
-QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles& tiles, int warp, int warps) {
+template <GemmMode mode, int n8, bool is_shared>
+QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles<is_shared>& tiles, int warp, int warps) {
+  using Gemm = ClusterGemm<mode, n8, is_shared>;
+  if (!tiles.has_last_slice()) return;
   constexpr int kAtOnce = 8, kRows = GemmTileShape<n8>::kRows;
   const int lane = lane_index(), runs = num_row_runs(params.phase.source), rows = load_constant(&params.batch->rows);
   const float* squares = params.phase.x.squares;
   int parity = 0;
-  for (int tile = GemmTiles::first(); tile < tiles.tiles; tile += GemmTiles::step(), parity ^= 1) {
+  for (int tile = tiles.first(); tile < tiles.tiles; tile += tiles.step(), parity ^= 1) {
     const int first_row = tiles.pass(tile) * kRows;
     QSPEC_NO_UNROLL
     for (int first = warp; first < kRows; first += kAtOnce * warps) {
@@ -570,37 +613,38 @@ QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles& 
       }
     }
     QSPEC_UNROLL
-    for (int group = 0; group < kGemmGroups; ++group) group_barrier(ClusterGemm<mode, n8>::kScalesBarrier + group, ClusterGemm<mode, n8>::kScalesThreads);
+    for (int group = 0; group < kGemmGroups; ++group) group_barrier(Gemm::kScalesBarrier + group, Gemm::kScalesThreads);
   }
 }
 
 // Of chips that have no such launches (session/step_plan.cpp), nothing.
-template <GemmMode mode, int n8>
+template <GemmMode mode, int n8, bool is_shared>
 QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT ClusterGemmParams params) {
+  using Tiles = GemmTiles<is_shared>;
 #if defined(QSPEC_HAS_WGMMA)
   if (thread_index() == 0) {
-    for (GemmStage<n8> stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * kClusterBlocks);
+    for (GemmStage<n8> stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * Tiles::kNeighbours);
     publish_counters();
   }
   cluster_barrier();
   let_next_kernel_begin();
-  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows);
+  const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows, params.parts);
   if (thread_index() < kGemmMultipliers) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    ClusterGemm<mode, n8>(params, tiles).run();
+    ClusterGemm<mode, n8, is_shared>(params, tiles).run();
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     wait_for_previous_kernel();
     const int warp = thread_index() / kWarp - kGemmWarps;
-    if (warp > 0) find_scales<mode, n8>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
-    else if (lane_index() == 0) bring_activations<n8>(params, tiles);
+    if (warp > 0) find_scales<mode, n8, is_shared>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+    else if (lane_index() == 0) bring_activations<n8, is_shared>(params, tiles);
   }
   cluster_barrier();  // others of the cluster may still copy to, or arrive at, a block that is done
 #elif !defined(__CUDACC__)
-  const GemmTiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows);
+  const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows, params.parts);
   const int warp = thread_index() / kWarp - kGemmWarps;
-  if (warp < 0) ClusterGemm<mode, n8>(params, tiles).run();
-  else if (warp > 0) find_scales<mode, n8>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+  if (warp < 0) ClusterGemm<mode, n8, is_shared>(params, tiles).run();
+  else if (warp > 0) find_scales<mode, n8, is_shared>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
 #endif
 }
 

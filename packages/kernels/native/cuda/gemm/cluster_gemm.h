@@ -9,13 +9,20 @@ constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile
 constexpr int kGemmGroups = 2, kGemmWarps = kGemmGroups * kGroupWarps, kGemmMultipliers = 32 * kGemmWarps;  // warpgroups that multiply, a row-tile a warp
 constexpr int kGemmThreads = kGemmMultipliers + 128;  // and one that brings activations
 // What a block keeps of a tile whose k is more than a slice, in memory.
-constexpr size_t kGemmTotalBytes = size_t{kGemmRowBlocks} * kGemmMultipliers * 16;
+constexpr size_t kGemmTotalBytes = size_t{kGemmRowBlocks} * kGemmMultipliers * 16, kGemmTurnBytes = kGemmWarps * sizeof(unsigned long long);
 
 struct ClusterGemmParams {
   Phase phase;              // kLinear, of Rows::kTokens
   const StepBatch* batch;
   RowBlocks blocks;         // of the x-forms in memory
-  uint8_t* totals;          // [blocks of the grid][kGemmTotalBytes]
+  uint8_t* totals;          // [blocks of the grid][kGemmTotalBytes], or [shared tiles]
+  unsigned long long* turns;  // [shared tiles][kGemmWarps] slices that were added so far; zero before and after a launch
+  int parts;                // see GemmShape; set by launch_cluster_gemm()
+};
+
+// How a launch's linear is cut: row blocks of a tile, and how many blocks share one's k, a slice each in turn. With one part blocks of a cluster have neighbouring tiles.
+struct GemmShape {
+  int row_blocks, parts;
 };
 
 // Can it multiply these weights? Dense ones, or codes in groups of 128.
@@ -23,9 +30,9 @@ bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight);
 size_t cluster_gemm_shared_bytes();
 // Of the grid, where there may be so many: whole clusters.
 int gemm_blocks(int num_blocks);
-// Row blocks of the tiles of a launch of so many rows.
-int gemm_row_blocks(int num_blocks, int rows, const LinearSpec& spec);
+// What is soonest done of a launch of so many rows.
+GemmShape gemm_shape(int num_blocks, int rows, const LinearSpec& spec);
 // `num_blocks`: at most one a multiprocessor. `rows`: of the launch.
-Status launch_cluster_gemm(int num_blocks, int rows, const ClusterGemmParams& params, cudaStream_t stream);
+Status launch_cluster_gemm(int num_blocks, int rows, ClusterGemmParams params, cudaStream_t stream);
 
 }  // namespace qspec::cuda

@@ -254,6 +254,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
   for (const TeamWay way : {TeamWay::kTiles, TeamWay::kSplits, TeamWay::kWideSplits, TeamWay::kGroups, TeamWay::kColumns, TeamWay::kWarpgroups}) {
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
     if (way == TeamWay::kWarpgroups ? !is_long : positions.size() > kMaxStepRows) continue;  // most of the others keep all rows in shared memory
+    if (is_tree && (way == TeamWay::kGroups || way == TeamWay::kWarpgroups)) continue;       // they look up pages only
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
     if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;

@@ -119,7 +119,7 @@ Status CudaSession::allocate_workspace() {
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
   LaunchRows max_rows[2];
   for (int i = 0; i < 2; ++i)
-    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true)};
+    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true), least_long_rows(lowered_[i])};
   const int most_rows = std::max(max_rows[0].most(), max_rows[1].most());
   const bool is_long = std::max(max_rows[0].long_rows, max_rows[1].long_rows) > 0;
   int64_t partials = 0, counters = 1;
@@ -137,17 +137,17 @@ Status CudaSession::allocate_workspace() {
                           static_cast<size_t>(geometry_.segment_slots * result_floats) * 4, static_cast<size_t>(fold_counters) * 4,
                           static_cast<size_t>(device_.num_multiprocessors) * kBlockScratchFloats * 4,
                           kMaxLogitRows * kSampleChunks * sizeof(SampleBest), kMaxLogitRows * 4, static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4,
-                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, long_bytes};
+                          static_cast<size_t>(kGeneralBlocks * config_.vocab_size) * 4, long_bytes, is_long ? blocks * kGemmTurnBytes : 0};
   size_t total = 0;
   for (const size_t size : sizes) total += aligned(size);
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(total, "the workspace", &workspace_memory_, "lower `kv.numPages` or `vocabSize`"));
   QSPEC_RETURN_IF_ERROR(workspace_memory_.fill(0));
   uint8_t* next = workspace_memory_.as<uint8_t>();
-  uint8_t* places[12];
-  for (int i = 0; i < 12; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
+  uint8_t* places[13];
+  for (int i = 0; i < 13; ++i) places[i] = std::exchange(next, next + aligned(sizes[i]));
   workspace_ = {reinterpret_cast<unsigned long long*>(places[0]), reinterpret_cast<float*>(places[1]), reinterpret_cast<int32_t*>(places[2]),
                 reinterpret_cast<float*>(places[3]), reinterpret_cast<float*>(places[4]), reinterpret_cast<float*>(places[6]), reinterpret_cast<int32_t*>(places[5]), max_folds};
-  long_scratch_ = places[11];
+  long_scratch_ = places[11], gemm_turns_ = reinterpret_cast<unsigned long long*>(places[12]);
   sample_workspace_ = {reinterpret_cast<SampleBest*>(places[7]), reinterpret_cast<int32_t*>(places[8]), reinterpret_cast<float*>(places[9]),
                        reinterpret_cast<int32_t*>(places[10])};
   const int max_launches = (kMaxDraftSteps + 1) * launches_for(config_.max_rows, std::min(max_rows[0].rows, max_rows[1].rows));
@@ -194,7 +194,7 @@ Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stret
   const int blocks = device_.num_multiprocessors;
   params.phases += stretch.first, params.num_phases = stretch.count, params.stamps_stride = stamps_stride(stretch.count);
   switch (stretch.kernel) {
-    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, launch.rows, {first, params.batch, params.blocks, long_scratch_}, stream_.get());
+    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, launch.rows, {first, params.batch, params.blocks, long_scratch_, gemm_turns_, 1}, stream_.get());
     case StepPlan::Kernel::kRows: return launch_rows(launch.rows, {first, params.batch, params.blocks}, stream_.get());
     case StepPlan::Kernel::kAttention:
       if (launch.attention.way == TeamWay::kWarpgroups) params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);

@@ -80,6 +80,7 @@ class CudaSession : public Session {
   std::unique_ptr<StepPlan> plans_[2];
   StepWorkspace workspace_{};
   uint8_t* long_scratch_ = nullptr;        // of long launches: a GEMM's totals, then attention's saved sums
+  unsigned long long* gemm_turns_ = nullptr;  // of tiles that blocks share
   SampleWorkspace sample_workspace_{};
   AttentionGeometry geometry_{};
   UploadArena arena_;

@@ -20,12 +20,12 @@ int LaunchList::most_rows(bool is_draft, const PassRows& pass) const {
 
 Status LaunchList::add(bool is_draft, const PassRows& pass) {
   const int rows = static_cast<int>(pass.rows()), most = most_rows(is_draft, pass);
-  const bool has_long = max_rows_[is_draft].long_rows > 0 && !pass.has_ancestors;
+  const LaunchRows& max_rows = max_rows_[is_draft];
   for (int first = 0; first < rows;) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike
     if (count > kMaxStepRows) count = std::min(rest, (count + kGemmRows - 1) / kGemmRows * kGemmRows);  // whole tiles
-    const bool is_long = has_long && count >= kLeastLongRows;
+    const bool is_long = max_rows.long_rows > 0 && count >= max_rows.least_long;
     const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
     if (!is_long && pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
     QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long));

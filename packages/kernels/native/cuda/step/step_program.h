@@ -22,7 +22,7 @@ constexpr int kMaxTeamWarps = 4;     // that take items of attention together
 constexpr int kQueryColumns = kMaxTeamWarps * kWarpColumns;
 constexpr int kStateWords = 4 + 4 * (128 / 16);  // a lane's share of a warp's columns' maxima, weights and outputs
 constexpr int kMaxStepRows = 256;  // of a launch; without trees
-constexpr int kLeastLongRows = 33, kMaxLongRows = 2048;  // of one whose linears are kernels of their own (gemm/cluster_gemm.cuh)
+constexpr int kMaxLongRows = 2048;  // of one whose linears are kernels of their own (gemm/cluster_gemm.cuh)
 constexpr int kMaxTreeRows = 32;   // of a launch whose rows see each other's slots
 constexpr int kMaxLogitRows = 64;
 constexpr int kPassRows = 32;      // with more, a linear of integer activations takes so many at a time

@@ -79,12 +79,12 @@ std::unique_ptr<Session> product_session(const std::shared_ptr<Backend>& backend
   expect_ok(backend->create_session(product_config(backend, weight, plane, bits, per_token, bias), &session), "create_session");
   return session;
 }
-// On a chip with so few multiprocessors that every block has whole tiles of the product and parts of others; or on one whose launches are never long.
+// On a chip with so few multiprocessors that every block has whole tiles of the product and parts of others; or on one (blocks 0: with all of them) whose launches are never long.
 std::unique_ptr<Session> session_on_blocks(int blocks, SessionConfig config, bool has_long = true) {
   cuda::DeviceInfo device;
   expect_ok(cuda::query_device(0, &device), "query_device");
   if (!has_long) device.major = 8;
-  device.num_multiprocessors = blocks;
+  if (blocks > 0) device.num_multiprocessors = blocks;
   std::unique_ptr<Session> session;
   expect_ok(cuda::CudaSession::create(device, std::move(config), &session), "create");
   return session;
@@ -110,9 +110,13 @@ void check_product(const ProductCase& c) {
   const std::string name = text("%s n=%d k=%d bits=%d", c.spec.name().c_str(), static_cast<int>(c.n), static_cast<int>(c.k), c.bits);
   const Tolerance tolerance = c.bits == 16 ? kProductTolerance : Tolerance{2e-3, 1e-4, 1e-7};
   QSPEC_EXPECT_CLOSE(single.data(), expected.data(), expected.size(), tolerance, name);
+  auto without_long = session_on_blocks(0, product_config(cuda_backend(), weight, c.plane, c.bits, c.per_token, bias), false);
   for (const int chunk : {2, 3, 5, 8, 9, 16, 17, 24, 25, 32, 33, 40}) {
-    const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
-    QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", name.c_str(), chunk));
+    for (Session* on : {session.get(), without_long.get()}) {
+      if (on == without_long.get() && chunk < 17) continue;  // the same kernels
+      const std::vector<float> rows = forward_all(*on, tokens, chunk, pages);
+      QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", name.c_str(), chunk));
+    }
   }
 }
 
@@ -209,7 +213,7 @@ void check_model(const ModelCase& c) {
   SessionSpec spec;
   spec.target.hadamard_block = c.hadamard_block;
   spec.kv = c.kv;
-  auto session = make_session(cuda_backend(), model, spec);
+  auto session = make_session(cuda_backend(), model, spec), without_long = session_on_blocks(0, session_config(*cuda_backend(), model, spec), false);
   spec.kv = c.kv == KvFormat::kBf16 ? KvFormat::kBf16 : KvFormat::kInt8;
   auto reference = make_session(reference_backend(), model, spec);
   if (!session || !reference) return;
@@ -217,8 +221,11 @@ void check_model(const ModelCase& c) {
   const std::vector<float> expected = forward_all(*reference, tokens, 32, pages), single = forward_all(*session, tokens, 1, pages);
   QSPEC_EXPECT_CLOSE(single.data(), expected.data(), expected.size(), kModelTolerance, c.name);
   for (const int chunk : {2, 4, 7, 13, 20, 32, 40}) {
-    const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
-    QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", c.name, chunk));
+    for (Session* on : {session.get(), without_long.get()}) {
+      if (on == without_long.get() && chunk < 17) continue;  // the same kernels
+      const std::vector<float> rows = forward_all(*on, tokens, chunk, pages);
+      QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", c.name, chunk));
+    }
   }
 }
 
@@ -268,7 +275,7 @@ void check_long_context(const char* what, LlamaShape shape, KvFormat kv, int lay
   Model model(shape, all("bf16"), 0);
   SessionSpec spec;
   spec.num_pages = 160, spec.kv = kv;
-  auto session = make_session(cuda_backend(), model, spec);
+  auto session = make_session(cuda_backend(), model, spec), without_long = session_on_blocks(0, session_config(*cuda_backend(), model, spec), false);
   if (kv == KvFormat::kInt8Nested) spec.kv = KvFormat::kInt8;  // the same codes
   auto reference = make_session(reference_backend(), model, spec);
   const std::vector<int32_t> tokens = random_tokens(count, shape.vocab, 3), pages = [] {
@@ -276,7 +283,7 @@ void check_long_context(const char* what, LlamaShape shape, KvFormat kv, int lay
     for (int i = 0; i < 82; ++i) list.push_back((i * 37 + 5) % 160);
     return list;
   }();
-  const std::vector<float> by32 = forward_all(*session, tokens, 32, pages), by19 = forward_all(*session, tokens, 19, pages);
+  const std::vector<float> by32 = forward_all(*session, tokens, 32, pages), by19 = forward_all(*without_long, tokens, 19, pages);
   QSPEC_EXPECT_BITS(by19.data(), by32.data(), by32.size(), text("%s, 19 rows at a time", what));
   const std::vector<float> expected = forward_all(*reference, tokens, 64, pages);
   QSPEC_EXPECT_CLOSE(by32.data(), expected.data(), expected.size(), kModelTolerance, text("%s, against the reference", what));
@@ -369,7 +376,7 @@ std::vector<int> launches_of(int sequences, int rows_each, int end, int long_row
   constexpr int kMostLaunches = 16;
   cuda::UploadArena arena;
   expect_ok(arena.create(kMostLaunches * cuda::kLaunchStructBytes, 1 << 20), "create");
-  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows};
+  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows, 33};
   cuda::LaunchList list(arena, geometry, 4, {rows, rows}, kMostLaunches);
   cuda::PassRows pass;
   for (int s = 0; s < sequences; ++s) {
@@ -521,25 +528,32 @@ QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
   }
 }
 
-// Row blocks of the tiles of all linears of long launches of so many rows.
-std::set<int> tile_blocks_of(const Session& session, int num_blocks, int rows) {
-  std::set<int> all;
-  for (const cuda::Phase& phase : static_cast<const cuda::CudaSession&>(session).phases(false, rows, true))
-    if (phase.kind == cuda::PhaseKind::kLinear && phase.rows == cuda::Rows::kTokens) all.insert(cuda::gemm_row_blocks(num_blocks, rows, phase.linear));
+// How all linears of long launches of so many rows are cut: row blocks of a tile, and parts.
+std::set<std::pair<int, int>> cuts_of(const Session& session, int num_blocks, int rows) {
+  std::set<std::pair<int, int>> all;
+  for (const cuda::Phase& phase : static_cast<const cuda::CudaSession&>(session).phases(false, rows, true)) {
+    if (phase.kind != cuda::PhaseKind::kLinear || phase.rows != cuda::Rows::kTokens) continue;
+    const cuda::GemmShape shape = cuda::gemm_shape(num_blocks, rows, phase.linear);
+    all.insert({shape.row_blocks, shape.parts});
+  }
   return all;
 }
-// More than 64 rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
-// k and runs that end early, on so few blocks that each has several tiles. Two sequences in one launch, and drafts. On more blocks fewer rows come in passes of 64 and of 32, too.
+// More than 32 rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
+// k and runs that end early, on so few blocks that each has several tiles. Two sequences in one launch, and drafts. On more blocks fewer rows come in passes of 64 and of 32, too, and
+// three blocks share each tile of what has three slices.
 QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   struct Case {
     const char* format;
     int head_dim, hadamard_block;
     KvFormat kv;
   };
-  constexpr std::pair<int, int> kFewer[] = {{140, 2}, {100, 4}};  // rows, and a tile of such a part of most rows
+  struct Fewer {
+    int rows, blocks, row_blocks, parts;
+  };
+  constexpr Fewer kFewer[] = {{140, 8, 8, 1}, {100, 8, 4, 1}, {100, 8, 16, 3}, {40, 8, 8, 3}, {100, 24, 4, 3}};
   for (const Case& c : {Case{"bf16", 64, 0, KvFormat::kBf16}, {"int4", 128, 0, KvFormat::kInt8}, {"nested", 128, 128, KvFormat::kInt8Nested}}) {
     LlamaShape shape;
-    shape.hidden = 256, shape.intermediate = 2304, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
+    shape.hidden = 256, shape.intermediate = 4352, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
     const std::string format = c.format;
     const auto spec_of = [&](const std::string& name) {
       if (name == "embedding" || name == "head" || format == "bf16") return dense_spec(DenseType::kBf16);
@@ -550,10 +564,14 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
     spec.has_draft = format == "nested", spec.kv = c.kv, spec.max_rows = 320;
     spec.target.hadamard_block = spec.draft.hadamard_block = c.hadamard_block;
     auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
-    if (!session) return;
-    QSPEC_EXPECT(tile_blocks_of(*session, 3, 300).count(cuda::kGemmRowBlocks) == 1);
-    auto on_eight = session_on_blocks(8, session_config(*cuda_backend(), model, spec));
-    for (const auto& [rows, part] : kFewer) QSPEC_EXPECT(tile_blocks_of(*on_eight, 8, rows).count(cuda::kGemmRowBlocks / part) == 1);
+    auto without_long = session_on_blocks(3, session_config(*cuda_backend(), model, spec), false);
+    if (!session || !without_long) return;
+    QSPEC_EXPECT(cuts_of(*session, 3, 300).count({cuda::kGemmRowBlocks, 1}) == 1);
+    std::map<int, std::unique_ptr<Session>> on_more;
+    for (const Fewer& fewer : kFewer) {
+      if (on_more[fewer.blocks] == nullptr) on_more[fewer.blocks] = session_on_blocks(fewer.blocks, session_config(*cuda_backend(), model, spec));
+      QSPEC_EXPECT(cuts_of(*on_more[fewer.blocks], fewer.blocks, fewer.rows).count({fewer.row_blocks, fewer.parts}) == 1);
+    }
     const std::vector<int32_t> tokens = random_tokens(280, shape.vocab, 31);
     const std::vector<int32_t> pages = some_pages(18), others = {62, 63};
     for (const bool is_draft : {false, true}) {
@@ -564,7 +582,6 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
         expect_ok(on.forward(batch, &result), "forward");
         return result.logits;
       };
-      const auto forward = [&](const ForwardBatch& batch) { return forward_on(*session, batch); };
       const auto some_of = [&](int rows) {
         ForwardBatch batch = chain({tokens.begin(), tokens.begin() + rows}, 0, pages);
         batch.logit_rows.clear();
@@ -576,14 +593,14 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
       for (int i = 0; i < 20; ++i) batch.tokens.push_back(tokens[i]), batch.positions.push_back(i), batch.sequences.push_back(1);
       batch.pages.page_ids.insert(batch.pages.page_ids.end(), others.begin(), others.end()), batch.pages.page_offsets.push_back(20);
       batch.logit_rows.push_back(299);
-      const std::vector<float> many = forward(batch), last = forward(alone);
-      for (const auto& [rows, part] : kFewer) {
-        const std::vector<float> fewer = forward_on(*on_eight, some_of(rows));
-        QSPEC_EXPECT_BITS(fewer.data(), many.data(), fewer.size(), text("%s, draft %d, %d rows", c.format, is_draft, rows));
+      const std::vector<float> many = forward_on(*session, batch), last = forward_on(*without_long, alone);
+      for (const Fewer& fewer : kFewer) {
+        const std::vector<float> logits = forward_on(*on_more[fewer.blocks], some_of(fewer.rows));
+        QSPEC_EXPECT_BITS(logits.data(), many.data(), logits.size(), text("%s, draft %d, %d rows on %d blocks", c.format, is_draft, fewer.rows, fewer.blocks));
       }
       QSPEC_EXPECT_BITS(many.data() + many.size() - shape.vocab, last.data() + 19 * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, the other sequence", c.format, is_draft));
       for (int first = 0; first < 280; first += 28) {
-        const std::vector<float> few = forward(chain({tokens.begin() + first, tokens.begin() + first + 28}, first, pages));
+        const std::vector<float> few = forward_on(*without_long, chain({tokens.begin() + first, tokens.begin() + first + 28}, first, pages));
         for (int row = first; row < first + 28; ++row)
           if (row % 5 == 4) QSPEC_EXPECT_BITS(many.data() + row / 5 * shape.vocab, few.data() + (row - first) * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, row %d", c.format, is_draft, row));
       }
@@ -655,20 +672,21 @@ QSPEC_TEST(rows_of_a_long_launch_over_long_contexts_equal_those_of_short_ones) {
     const std::vector<int32_t> tokens = random_tokens(kRows, shape.vocab, 5);
     for (const int blocks : {1, 8}) {
       auto session = session_on_blocks(blocks, session_config(*cuda_backend(), model, spec));
-      if (!session) return;
+      auto without_long = session_on_blocks(blocks, session_config(*cuda_backend(), model, spec), false);
+      if (!session || !without_long) return;
       QSPEC_EXPECT(!static_cast<cuda::CudaSession&>(*session).phases(false, kRows, true).empty());
-      expect_ok(static_cast<cuda::CudaSession&>(*session).fill_cache_randomly(4), "fill");
-      const auto forward = [&](int first, int count) {
+      const auto forward = [&](Session& on, int first, int count) {
         ForwardBatch batch = chain({tokens.begin() + first, tokens.begin() + first + count}, kPositions - kRows + first, pages);
         batch.logit_rows.clear();
         for (int i = 3; i < count; i += 4) batch.logit_rows.push_back(i);
         ForwardResult result;
-        expect_ok(session->forward(batch, &result), "forward");
+        expect_ok(on.forward(batch, &result), "forward");
         return result.logits;
       };
-      const std::vector<float> many = forward(0, kRows);
+      for (Session* on : {session.get(), without_long.get()}) expect_ok(static_cast<cuda::CudaSession&>(*on).fill_cache_randomly(4), "fill");
+      const std::vector<float> many = forward(*session, 0, kRows);
       for (int first = 0; first < kRows; first += 24) {
-        const std::vector<float> few = forward(first, 24);
+        const std::vector<float> few = forward(*without_long, first, 24);
         QSPEC_EXPECT_BITS(few.data(), many.data() + static_cast<int64_t>(first / 4) * shape.vocab, few.size(), text("cache %d, %d blocks, rows from %d on", static_cast<int>(kv), blocks, first));
       }
     }
@@ -735,8 +753,9 @@ QSPEC_TEST(neighbours_do_not_change_a_row) {
 }
 
 // A tree of rows: each equals the plain decode of its own path.
-QSPEC_TEST(tree_rows_equal_plain_decodes_of_their_paths) {
+void check_tree(int head_dim, bool is_long) {
   LlamaShape shape;
+  shape.head_dim = head_dim;
   Model model(shape, all("bf16"), 0);
   SessionSpec spec;
   auto session = make_session(cuda_backend(), model, spec);
@@ -768,6 +787,7 @@ QSPEC_TEST(tree_rows_equal_plain_decodes_of_their_paths) {
     }
     ForwardResult result;
     expect_ok(session->forward(batch, &result), "tree");
+    QSPEC_EXPECT(cuda::kRowClasses[static_cast<cuda::CudaSession&>(*session).launches()[0].row_class].is_long == is_long);
     std::vector<int32_t> path_pages = pages;
     path_pages.back() = 50;  // a page of its own behind the shared ones …
     path_pages.push_back(51);
@@ -780,9 +800,13 @@ QSPEC_TEST(tree_rows_equal_plain_decodes_of_their_paths) {
       ForwardResult plain;
       expect_ok(session->forward(chain(tokens, shared, path_pages), &plain), "path");
       QSPEC_EXPECT_BITS(result.logits.data() + i * shape.vocab, plain.logits.data() + (tokens.size() - 1) * shape.vocab, static_cast<size_t>(shape.vocab),
-                        text("context %d, node %d", context, static_cast<int>(i)));
+                        text("head_dim %d, context %d, node %d", head_dim, context, static_cast<int>(i)));
     }
   }
+}
+QSPEC_TEST(tree_rows_equal_plain_decodes_of_their_paths) {
+  check_tree(32, false);
+  check_tree(128, true);
 }
 
 // ---- Rounds -----------------------------------------------------------------------------------------------------------------------------
