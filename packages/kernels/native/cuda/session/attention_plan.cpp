@@ -25,10 +25,10 @@ constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose 
 struct GroupTimes {
   double item, split, of_each;
 };
-constexpr GroupTimes kGroupTimes = {17, 2.2, 1.35}, kLongGroupTimes = {6, 1.6, 0.8}, kLongGroupCodesTimes = {6, 1.9, 1.0};
-constexpr double kWarpgroupItemTime = 8, kWarpgroupColumnTime = 0.044;  // where a warpgroup does, of a launch's own kernel; by columns
-constexpr double kOfEachWarpgroup = 1.7, kOfEachCodesWarpgroup = 1.95;  // of a split, for each that works on one; or, of so many rows that most of what is read is in L2:
-constexpr double kPrefillSplitTime = 0.9, kOfEachPrefillWarpgroup = 0.3;
+constexpr GroupTimes kGroupTimes = {17, 2.2, 1.35}, kLongGroupTimes = {9, 1.6, 0.8}, kLongGroupCodesTimes = {9, 1.9, 1.0};
+constexpr double kWarpgroupItemTime = 6, kWarpgroupColumnTime = 0.044;  // where a warpgroup does, of a launch's own kernel; by columns
+constexpr double kOfEachWarpgroup = 1.7, kOfEachCodesWarpgroup = 1.95;  // of a split, for each that works on one; or of a prompt, which is in L2:
+constexpr double kPromptSplitTime = 0.9, kOfEachPromptWarpgroup = 0.3;
 constexpr double kUnitTime = 1;                            // a further segment of an item
 constexpr double kFoldTime = 0.8;                          // of what items handed in,
 constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
@@ -118,7 +118,7 @@ class Planner {
     }
     if (share.way == TeamWay::kWarpgroups) {
       const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
-      const double split = positions_.size() > kMaxStepRows ? kPrefillSplitTime + kOfEachPrefillWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
+      const double split = is_prompt() ? kPromptSplitTime + kOfEachPromptWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
       return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * split + (segments - 1) * kUnitTime) + fold_cost(share);
     }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
@@ -130,6 +130,12 @@ class Planner {
     const double split = std::max((by_tiles ? 0 : times.split) + (is_wide ? times.wide : 0) + (by_columns ? together : kOfEachWarp * warps), readers * split_bytes * times.byte);
     const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : is_wide ? kWideItemTime : kItemTime) + kItemOfEachWarp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
+  }
+  // Is most of what is read this launch's own, or read by very many rows?
+  bool is_prompt() const {
+    int64_t positions = 0;
+    for (const SequenceRows& s : sequences_) positions += positions_[s.end - 1] + 1;
+    return positions_.size() > kMaxStepRows || positions <= 2 * static_cast<int64_t>(positions_.size());
   }
   int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
@@ -240,6 +246,12 @@ std::vector<int> segments_to_try(int64_t total, int longest, int num_blocks, int
   return result;
 }
 
+// Rows an item that are worth a try: of a warpgroup's half as many, too, where multiprocessors would have no item.
+std::vector<int> rows_to_try(TeamWay way, int most) {
+  if (way != TeamWay::kWarpgroups || most == 1) return {most};
+  return {most, (most + 1) / 2};
+}
+
 }  // namespace
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
@@ -261,22 +273,24 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, all = std::min(most, longest);
     if (most == 0) continue;
     const int team_warps = by_columns ? (all * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
-    const auto consider = [&](Share share, int item_segments) {
+    const auto consider = [&](int rows, Share share, int item_segments) {
       AttentionPlan plan;
-      Planner planner(sequences, positions, geometry, writes_first, is_long, share, item_segments, all);
+      Planner planner(sequences, positions, geometry, writes_first, is_long, share, item_segments, rows);
       if (!planner.run(&plan)) return;
       const double cost = planner.cost(way, team_warps);
       if (cost < least) least = cost, *out = std::move(plan);
     };
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;
-    const auto count = [&](int splits) { return count_items(sequences, positions, geometry, all, splits); };
-    const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
-    if (is_short(1)) consider(Share::kSplit, 0);
-    if (by_tiles) continue;
-    if (is_short(kChunkSplits)) consider(Share::kChunk, 0);
-    for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(Share::kSegments, item_segments);
-    consider(Share::kRows, 0);
+    for (const int rows : rows_to_try(way, all)) {
+      const auto count = [&](int splits) { return count_items(sequences, positions, geometry, rows, splits); };
+      const auto is_short = [&](int splits) { return is_tree || count(splits) <= int64_t{kMostTurns} * geometry.num_blocks * most_teams; };
+      if (is_short(1)) consider(rows, Share::kSplit, 0);
+      if (by_tiles) continue;
+      if (is_short(kChunkSplits)) consider(rows, Share::kChunk, 0);
+      for (const int item_segments : segments_to_try(count(kSegmentSplits), most_segments, geometry.num_blocks, most_teams)) consider(rows, Share::kSegments, item_segments);
+      consider(rows, Share::kRows, 0);
+    }
   }
   // Of a prefill the later rows see more: blocks take what is long first, so that what is left at the end is short.
   if (is_long || out->share.way == TeamWay::kGroups)

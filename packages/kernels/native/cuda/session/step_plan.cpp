@@ -60,13 +60,11 @@ bool has_long_launches(const LoweredProgram& program, const StepEnvironment& env
 }  // namespace
 
 int least_long_rows(const LoweredProgram& program) {
-  constexpr int kOfDense = 17, kOfNested = 25, kOfHigh = 33;
-  int least = kOfDense;
-  for (const Node& node : program.nodes) {
-    if (node.kind != PhaseKind::kLinear || node.rows != Rows::kTokens) continue;
-    least = std::max(least, node.mode == GemmMode::kDense ? kOfDense : node.mode == GemmMode::kHiLo ? kOfNested : kOfHigh);
-  }
-  return least;
+  constexpr int kOfBytes = 25, kOfNibbles = 33;
+  const bool has_nibbles = std::any_of(program.nodes.begin(), program.nodes.end(), [](const Node& node) {
+    return node.kind == PhaseKind::kLinear && node.rows == Rows::kTokens && node.mode != GemmMode::kDense && node.mode != GemmMode::kHiLo;
+  });
+  return has_nibbles ? kOfNibbles : kOfBytes;
 }
 
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment) {

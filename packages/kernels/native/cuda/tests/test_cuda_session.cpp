@@ -360,6 +360,14 @@ QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
     }
   }
 }
+// Of a short prompt each has half as many rows, or half of the multiprocessors would have none.
+QSPEC_TEST(rows_of_a_short_prompt_are_shared_out_finer) {
+  for (const int rows : {96, 128, 256}) {
+    const cuda::AttentionPlan plan = plan_of_8b_model(1, rows, KvFormat::kBf16, rows, true);
+    QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kWarpgroups && plan.items[0].num_rows == 8);
+  }
+  QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).items[0].num_rows == 16);
+}
 // Of up to 256 rows they are taken in the way that suits the sequences: a block takes what has many rows, or is shared out by columns or splits.
 QSPEC_TEST(rows_of_long_launches_of_many_sequences_are_taken_by_teams) {
   for (const int rows : {128, 256}) QSPEC_EXPECT(plan_of_8b_model(1, 32768, KvFormat::kBf16, rows, true).share.way == cuda::TeamWay::kGroups);
@@ -550,7 +558,7 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   struct Fewer {
     int rows, blocks, row_blocks, parts;
   };
-  constexpr Fewer kFewer[] = {{140, 8, 8, 1}, {100, 8, 4, 1}, {100, 8, 16, 3}, {40, 8, 8, 3}, {100, 24, 4, 3}};
+  constexpr Fewer kFewer[] = {{140, 8, 8, 1}, {100, 8, 4, 1}, {100, 7, 16, 3}, {40, 8, 8, 3}, {100, 24, 4, 3}};
   for (const Case& c : {Case{"bf16", 64, 0, KvFormat::kBf16}, {"int4", 128, 0, KvFormat::kInt8}, {"nested", 128, 128, KvFormat::kInt8Nested}}) {
     LlamaShape shape;
     shape.hidden = 256, shape.intermediate = 4352, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
@@ -614,7 +622,7 @@ QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
     int sequences, rows_each, blocks, longest;
   };
   std::set<cuda::TeamWay> ways;
-  for (const Case& c : {Case{70, 1, 3, 300}, {66, 1, 66, 300}, {24, 4, 8, 1100}, {14, 5, 16, 1100}, {9, 8, 3, 300}, {3, 30, 8, 1100}}) {
+  for (const Case& c : {Case{70, 1, 3, 300}, {66, 1, 66, 300}, {24, 4, 8, 1100}, {14, 5, 16, 1100}, {9, 8, 3, 300}, {3, 30, 16, 1100}}) {
     const int pages_each = c.longest / 16 + 1, rows = c.sequences * c.rows_each;
     for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
       LlamaShape shape;
@@ -764,7 +772,7 @@ void check_tree(int head_dim, bool is_long) {
     std::vector<int32_t> pages;
     for (int i = 0; i < context / 16 + 1; ++i) pages.push_back(i);
     forward_all(*session, prompt, 32, pages);
-    // Two tokens at depth 0, three children each, two grandchildren each: 2 + 6 + 12 rows.
+    // Two tokens at depth 0, three children each, three grandchildren each: 2 + 6 + 18 rows.
     struct TreeNode {
       int parent, depth, token;
     };
@@ -772,7 +780,7 @@ void check_tree(int head_dim, bool is_long) {
     Rng rng(context);
     for (int i = 0; i < 2; ++i) tree.push_back({-1, 0, rng.integer(0, shape.vocab - 1)});
     for (int i = 0; i < 6; ++i) tree.push_back({i / 3, 1, rng.integer(0, shape.vocab - 1)});
-    for (int i = 0; i < 12; ++i) tree.push_back({2 + i / 2, 2, rng.integer(0, shape.vocab - 1)});
+    for (int i = 0; i < 18; ++i) tree.push_back({2 + i / 3, 2, rng.integer(0, shape.vocab - 1)});
     ForwardBatch batch;
     batch.pages = {{0, static_cast<int32_t>(pages.size())}, pages};
     batch.has_ancestors = true, batch.max_ancestors = 3;
