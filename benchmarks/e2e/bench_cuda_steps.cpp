@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kColumns = "device,commit,shape,target,draft,batch,context,rows,what,ms,limit_ms,share";
 constexpr int kGamma = 3;             // of speculative rounds
-constexpr int kPrefillTokens[] = {128, 256, 512, 2048, 8192};  // of one sequence
+constexpr int kPrefillTokens[] = {64, 128, 256, 512, 2048, 8192};  // of one sequence
 constexpr int kRepeats = 15, kPrefillRepeats = 3;
 constexpr std::chrono::milliseconds kWarmUp{200};  // of a case
 

@@ -30,7 +30,7 @@ DEVICE = "cuda"
 EPS = 1e-5
 GROUP = 128  # int4 weights along K that share a scale
 RESERVE = 2 << 30  # bytes left to workspaces, activations and the graph
-PREFILL_TOKENS = (128, 256, 512, 2048, 8192)  # of one sequence
+PREFILL_TOKENS = (64, 128, 256, 512, 2048, 8192)  # of one sequence
 WARM_UP_SECONDS = 0.2  # of a case
 COLUMNS = "device,commit,torch,cuda,shape,weights,batch,context,rows,what,attention,ms,limit_ms,share,read_tb_s,copy_tb_s".split(",")
 
