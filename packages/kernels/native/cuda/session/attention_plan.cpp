@@ -269,7 +269,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     if (is_tree && (way == TeamWay::kGroups || way == TeamWay::kWarpgroups)) continue;       // they look up pages only
     if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
-    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || positions.size() <= kPassRows || longest * heads <= 2 * kWarpColumns)) continue;
+    if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || (!is_long && positions.size() <= kPassRows) || longest * heads <= 2 * kWarpColumns)) continue;
     const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, all = std::min(most, longest);
     if (most == 0) continue;
     const int team_warps = by_columns ? (all * heads + kWarpColumns - 1) / kWarpColumns : most_team_warps(way);
@@ -278,7 +278,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
       Planner planner(sequences, positions, geometry, writes_first, is_long, share, item_segments, rows);
       if (!planner.run(&plan)) return;
       const double cost = planner.cost(way, team_warps);
-      if (cost < least) least = cost, *out = std::move(plan);
+      if (cost < least) least = plan.cost = cost, *out = std::move(plan);
     };
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;

@@ -7,6 +7,16 @@
 
 namespace qspec::cuda {
 
+namespace {
+
+constexpr int kFewestLongRows = 17;
+constexpr double kFewRowsCost = 15;  // microseconds of a layer that linears of an 8B model take longer
+
+// Is all K and V in the cache before anybody attends?
+bool writes_first(const PassRows& pass, int count, bool is_long) { return pass.has_ancestors || is_long || count > kPassRows; }
+
+}  // namespace
+
 // Of a launch of the pass. Where sequences have few rows teams of warps attend, which keep all rows of a launch in shared memory.
 int LaunchList::most_rows(bool is_draft, const PassRows& pass) const {
   constexpr int64_t kManyRows = 8;
@@ -46,10 +56,17 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
     sequences.back().end = i + 1;
     if (pass.has_ancestors) sequences.back().start = std::min(sequences.back().start, pass.ancestor_starts[first + i]);
   }
-  const bool writes_first = pass.has_ancestors || is_long || count > kPassRows;
   AttentionPlan attention;
-  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, writes_first, is_long, &attention))
+  const auto plan = [&](bool as_long, AttentionPlan* to) { return plan_attention(sequences, positions, geometry_, writes_first(pass, count, as_long), as_long, to); };
+  if (geometry_.num_heads > 0 && !plan(is_long, &attention))
     return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
+
+  // Over long contexts attention by a kernel of its own may save more than linears lose by being such with fewer rows.
+  if (!is_long && geometry_.num_heads > 0 && max_rows_[is_draft].long_rows > 0 && count >= kFewestLongRows) {
+    AttentionPlan other;
+    is_long = plan(true, &other) && other.cost + kFewRowsCost < attention.cost;
+    if (is_long) attention = std::move(other);
+  }
 
   Launch launch;
   launch.is_draft = is_draft;
@@ -57,7 +74,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   launch.attention = attention.share;
 
   StepBatch b{};
-  b.rows = count, b.writes_first = writes_first;
+  b.rows = count, b.writes_first = writes_first(pass, count, is_long);
   b.num_items = static_cast<int>(attention.items.size());
   b.result_stride = std::max(attention.result_stride, 1), b.segment_stride = std::max(attention.segment_stride, 1);
   b.tokens = arrays_.tokens, b.page_ids = arrays_.page_ids;

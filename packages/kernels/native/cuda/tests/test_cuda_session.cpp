@@ -415,6 +415,9 @@ QSPEC_TEST(launches_of_many_rows_are_long) {
   using Rows = std::vector<int>;
   QSPEC_EXPECT(launches_of(1, 32, 32, 2048) == Rows{-32});
   QSPEC_EXPECT(launches_of(1, 33, 33, 2048) == Rows{33});
+  QSPEC_EXPECT(launches_of(1, 25, 1000, 2048) == Rows{-25});
+  QSPEC_EXPECT(launches_of(1, 25, 32768, 2048) == Rows{25});  // attention saves more
+  QSPEC_EXPECT(launches_of(1, 16, 32768, 2048) == Rows{-16});
   QSPEC_EXPECT(launches_of(12, 8, 1000, 2048) == Rows{96});
   QSPEC_EXPECT(launches_of(14, 7, 1000, 2048) == Rows{98});
   QSPEC_EXPECT(launches_of(64, 4, 1000, 2048) == Rows{256});
