@@ -62,8 +62,9 @@ GemmShape gemm_shape(int num_blocks, int rows, const LinearSpec& spec) {
   return best;
 }
 
-Status launch_cluster_gemm(int num_blocks, int rows, ClusterGemmParams params, cudaStream_t stream) {
-  const GemmShape shape = gemm_shape(num_blocks, rows, params.phase.linear);
+Status launch_cluster_gemm(int num_blocks, int rows, const ClusterGemmParams& uncut, cudaStream_t stream) {
+  const GemmShape shape = gemm_shape(num_blocks, rows, uncut.phase.linear);
+  ClusterGemmParams params = uncut;
   params.parts = shape.parts;
   switch (params.phase.linear.mode) {
     case GemmMode::kDense: return launch_mode<GemmMode::kDense>(num_blocks, rows, shape, params, stream);

@@ -33,6 +33,6 @@ int gemm_blocks(int num_blocks);
 // What is soonest done of a launch of so many rows.
 GemmShape gemm_shape(int num_blocks, int rows, const LinearSpec& spec);
 // `num_blocks`: at most one a multiprocessor. `rows`: of the launch.
-Status launch_cluster_gemm(int num_blocks, int rows, ClusterGemmParams params, cudaStream_t stream);
+Status launch_cluster_gemm(int num_blocks, int rows, const ClusterGemmParams& params, cudaStream_t stream);
 
 }  // namespace qspec::cuda
