@@ -1,7 +1,7 @@
-// A linear of many rows (hundreds: a prefill) as a kernel of its own: what matters is the tensor cores' rate.
+// A linear of many rows (a prefill, a large batch) as a kernel of its own: what matters is the tensor cores' rate, and with fewer rows that all multiprocessors have something to do.
 //
 // A block does tiles of 128 outputs x 128 rows, or 64 or 32, over all of k, so that nobody adds what others left; or, where there are fewer tiles than blocks, several blocks share
-// one (`is_shared`): each takes every so manieth slice of k, and adds it when those before it were added. Two warpgroups multiply: each warp unpacks a row-tile's weights
+// one (`is_shared`): of n blocks the i-th takes slices i, i + n … of k, and adds each when those before it were added. Two warpgroups multiply: each warp unpacks a row-tile's weights
 // in registers, the A operand, which come by its own lanes' copies; activations, the B operand, come through a ring of stages that a third warpgroup's copies
 // fill. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
 // registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit.

@@ -1,4 +1,4 @@
-// A linear of a long launch (a prefill) as a kernel of its own.
+// A linear of a long launch as a kernel of its own.
 #pragma once
 #include "common/device.h"
 #include "step/step_program.h"
