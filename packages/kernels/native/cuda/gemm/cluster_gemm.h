@@ -5,7 +5,7 @@
 
 namespace qspec::cuda {
 
-constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile, or a half or a quarter as many (gemm_row_blocks())
+constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile, or a half or a quarter as many (gemm_shape())
 constexpr int kGemmGroups = 2, kGemmWarps = kGemmGroups * kGroupWarps, kGemmMultipliers = 32 * kGemmWarps;  // warpgroups that multiply, a row-tile a warp
 constexpr int kGemmThreads = kGemmMultipliers + 128;  // and one that brings activations
 // What a block keeps of a tile whose k is more than a slice, in memory.
@@ -17,7 +17,7 @@ struct ClusterGemmParams {
   RowBlocks blocks;         // of the x-forms in memory
   uint8_t* totals;          // [blocks of the grid][kGemmTotalBytes], or [shared tiles]
   unsigned long long* turns;  // [shared tiles][kGemmWarps] slices that were added so far; zero before and after a launch
-  int parts;                // see GemmShape; set by launch_cluster_gemm()
+  int parts = 1;            // see GemmShape; launch_cluster_gemm() finds it
 };
 
 // How a launch's linear is cut: row blocks of a tile, and how many blocks share one's k, a slice each in turn. With one part blocks of a cluster have neighbouring tiles.

@@ -69,7 +69,9 @@ class Planner {
     out_ = out;
     *out_ = {};
     bool is_tree = false;
-    for (const SequenceRows& s : sequences_) is_tree |= has_tail(s, positions_), num_splits_ = std::max(num_splits_, num_splits_of(s, positions_));
+    int64_t positions = 0;
+    for (const SequenceRows& s : sequences_) is_tree |= has_tail(s, positions_), num_splits_ = std::max(num_splits_, num_splits_of(s, positions_)), positions += positions_[s.end - 1] + 1;
+    is_prompt_ = positions_.size() > kMaxStepRows || positions <= 2 * static_cast<int64_t>(positions_.size());
     if (is_tree && share_ == Share::kRows) return false;
     segment_results_ = share_ == Share::kChunk && !is_tree ? kSegmentSplits / kChunkSplits : kSegmentSplits;
     out_->segment_stride = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
@@ -118,7 +120,7 @@ class Planner {
     }
     if (share.way == TeamWay::kWarpgroups) {
       const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
-      const double split = is_prompt() ? kPromptSplitTime + kOfEachPromptWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
+      const double split = is_prompt_ ? kPromptSplitTime + kOfEachPromptWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
       return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * split + (segments - 1) * kUnitTime) + fold_cost(share);
     }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
@@ -130,12 +132,6 @@ class Planner {
     const double split = std::max((by_tiles ? 0 : times.split) + (is_wide ? times.wide : 0) + (by_columns ? together : kOfEachWarp * warps), readers * split_bytes * times.byte);
     const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : is_wide ? kWideItemTime : kItemTime) + kItemOfEachWarp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
-  }
-  // Is most of what is read this launch's own, or read by very many rows?
-  bool is_prompt() const {
-    int64_t positions = 0;
-    for (const SequenceRows& s : sequences_) positions += positions_[s.end - 1] + 1;
-    return positions_.size() > kMaxStepRows || positions <= 2 * static_cast<int64_t>(positions_.size());
   }
   int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
@@ -228,6 +224,7 @@ class Planner {
   AttentionPlan* out_ = nullptr;
   int num_splits_ = 1;
   bool is_possible_ = true;
+  bool is_prompt_ = false;  // most of what is read is this launch's own, or read by very many rows
 };
 
 // What all rows, so many of a sequence at once, are if an item takes so many splits.

@@ -194,7 +194,7 @@ Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stret
   const int blocks = device_.num_multiprocessors;
   params.phases += stretch.first, params.num_phases = stretch.count, params.stamps_stride = stamps_stride(stretch.count);
   switch (stretch.kernel) {
-    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, launch.rows, {first, params.batch, params.blocks, long_scratch_, gemm_turns_, 1}, stream_.get());
+    case StepPlan::Kernel::kGemm: return launch_cluster_gemm(blocks, launch.rows, {first, params.batch, params.blocks, long_scratch_, gemm_turns_}, stream_.get());
     case StepPlan::Kernel::kRows: return launch_rows(launch.rows, {first, params.batch, params.blocks}, stream_.get());
     case StepPlan::Kernel::kAttention:
       if (launch.attention.way == TeamWay::kWarpgroups) params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);

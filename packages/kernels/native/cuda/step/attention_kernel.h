@@ -1,4 +1,4 @@
-// Attention of a long launch by kernels of its own: K and V of all rows go to the cache, then warpgroups take items (TeamWay::kWarpgroups).
+// Attention of a long launch by kernels of its own: K and V of all rows go to the cache, then teams take items, in any way but by tiles.
 #pragma once
 #include "step/step_launch.h"
 

@@ -371,6 +371,8 @@ QSPEC_TEST(rows_of_a_short_prompt_are_shared_out_finer) {
 // Of up to 256 rows they are taken in the way that suits the sequences: a block takes what has many rows, or is shared out by columns or splits.
 QSPEC_TEST(rows_of_long_launches_of_many_sequences_are_taken_by_teams) {
   for (const int rows : {128, 256}) QSPEC_EXPECT(plan_of_8b_model(1, 32768, KvFormat::kBf16, rows, true).share.way == cuda::TeamWay::kGroups);
+  const cuda::AttentionPlan plan = plan_of_8b_model(1, 32768, KvFormat::kBf16, 128, true);
+  QSPEC_EXPECT(plan.items[0].num_rows == 16 && plan.items[0].by_segments && plan.items.size() > 8);  // what is read counts, and teams share it
   QSPEC_EXPECT(plan_of_8b_model(32, 8192, KvFormat::kBf16, 5, true).share.way == cuda::TeamWay::kGroups);
   QSPEC_EXPECT(plan_of_8b_model(32, 8192, KvFormat::kInt8, 5, true).share.way == cuda::TeamWay::kSplits);
   QSPEC_EXPECT(plan_of_8b_model(16, 8192, KvFormat::kBf16, 4, true).share.way == cuda::TeamWay::kWideSplits);
@@ -491,23 +493,24 @@ QSPEC_TEST(many_rows_over_long_contexts_give_the_same_bits) {
         Model model(shape, all(has_draft ? "nested" : "bf16"), 0);
         SessionSpec spec = has_draft ? speculative_spec(16) : SessionSpec{};
         spec.num_pages = kPages, spec.kv = kv;
-        auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec), false);
-        if (!session) return;
-        expect_ok(static_cast<cuda::CudaSession&>(*session).fill_cache_randomly(4), "fill");
+        auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec), false), with_long = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
+        if (!session || !with_long) return;
+        for (Session* on : {session.get(), with_long.get()}) expect_ok(static_cast<cuda::CudaSession&>(*on).fill_cache_randomly(4), "fill");
         for (const int end : {60, 64 + kRows, 1024 + 10, kPositions}) {
           for (const bool is_draft : {false, true}) {
             if (is_draft && !has_draft) continue;
             const std::vector<int32_t> tokens = random_tokens(kRows, shape.vocab, 5);
-            const auto forward = [&](int first, int count) {
+            const auto forward = [&](Session& on, int first, int count) {
               ForwardBatch batch = chain({tokens.begin() + first, tokens.begin() + first + count}, end - kRows + first, pages);
               batch.is_draft = is_draft;
               ForwardResult result;
-              expect_ok(session->forward(batch, &result), "forward");
+              expect_ok(on.forward(batch, &result), "forward");
               return result.logits;
             };
-            const std::vector<float> many = forward(0, kRows);
+            const std::vector<float> many = forward(*session, 0, kRows), in_long = forward(*with_long, 0, kRows);
+            QSPEC_EXPECT_BITS(in_long.data(), many.data(), many.size(), text("head_dim %d, cache %d, %d heads, a long launch before %d", head_dim, static_cast<int>(kv), heads, end));
             for (int first = 0, count = 1; first < kRows; first += count, count = std::min(count * 2, kRows - first)) {
-              const std::vector<float> few = forward(first, count);
+              const std::vector<float> few = forward(*session, first, count);
               QSPEC_EXPECT_BITS(few.data(), many.data() + static_cast<int64_t>(first) * shape.vocab, few.size(),
                                 text("head_dim %d, cache %d, draft %d, %d heads, %d rows before %d", head_dim, static_cast<int>(kv), is_draft, heads, count, end - kRows + first + count));
             }
