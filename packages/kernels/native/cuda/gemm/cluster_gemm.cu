@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <utility>
+#include <type_traits>
 
 #include "common/launch.cuh"
 #include "gemm/cluster_gemm.cuh"
@@ -8,33 +8,49 @@ namespace qspec::cuda {
 
 namespace {
 
-// Of tiles of a half and of a quarter of most rows: so much of a tile's time. Fitted to the four linears of an 8B model, 64 to 1024 rows, on an H200.
-struct TileTimes {
-  double half, quarter;
+// The tiles that there are kernels for, and how long each takes, of what one of 128 outputs and 128 rows does. Fitted to the four linears of an 8B model, 32 to 1024 rows, on an H200.
+struct TileKind {
+  int row_blocks, groups;
+  double time;
 };
-constexpr TileTimes kDenseTimes = {0.65, 0.62}, kCodesTimes = {0.63, 0.49}, kNestedTimes = {0.68, 0.56};
+constexpr TileKind kDenseKinds[] = {{16, 2, 1.0}, {8, 2, 0.65}, {4, 2, 0.62}};
+constexpr TileKind kCodesKinds[] = {{16, 2, 1.0}, {8, 2, 0.63}, {4, 2, 0.49}, {4, 4, 0.84}};
+constexpr TileKind kNestedKinds[] = {{16, 2, 1.0}, {8, 2, 0.68}, {4, 2, 0.56}, {4, 4, 1.0}};
 
 // Of a tile that blocks share: what waiting for each other takes, and handing on its sums, as so much more of k.
 constexpr double kWaitingK = 256, kRowBlockK = 48;
 
-template <GemmMode mode, bool is_shared>
-Status launch_mode(int num_blocks, int row_blocks, const ClusterGemmParams& params, cudaStream_t stream) {
-  const auto run = [&](auto kernel) {
-    LaunchShape shape{num_blocks, kGemmThreads, gemm_shared_bytes(mode)};
-    shape.cluster_blocks = is_shared ? 1 : kClusterBlocks, shape.is_dependent = true, shape.waits = is_shared;
-    return launch(kernel, shape, stream, "cluster gemm", params);
-  };
-  switch (row_blocks) {
-    case kGemmRowBlocks: return run(cluster_gemm_kernel<mode, kGemmRowBlocks, is_shared>);
-    case kGemmRowBlocks / 2: return run(cluster_gemm_kernel<mode, kGemmRowBlocks / 2, is_shared>);
-    default: return run(cluster_gemm_kernel<mode, kGemmRowBlocks / 4, is_shared>);
-  }
+template <GemmMode mode, int n8, int groups, bool is_shared>
+Status launch_tiles(int num_blocks, int rows, const ClusterGemmParams& params, cudaStream_t stream) {
+  using Tile = GemmTile<mode, n8, groups>;
+  const int blocks = is_shared ? GemmTiles<groups, true>(params.phase.linear, rows, Tile::kRows, params.parts).tiles * params.parts : gemm_blocks(num_blocks);
+  LaunchShape shape{blocks, Tile::kThreads, Tile::kSharedBytes};
+  shape.cluster_blocks = is_shared ? 1 : kClusterBlocks, shape.is_dependent = true, shape.waits = is_shared;
+  return launch(cluster_gemm_kernel<mode, n8, groups, is_shared>, shape, stream, "cluster gemm", params);
 }
 template <GemmMode mode>
 Status launch_mode(int num_blocks, int rows, const GemmShape& shape, const ClusterGemmParams& params, cudaStream_t stream) {
-  if (shape.parts == 1) return launch_mode<mode, false>(gemm_blocks(num_blocks), shape.row_blocks, params, stream);
-  const int tiles = GemmTiles<true>(params.phase.linear, rows, 8 * shape.row_blocks, shape.parts).tiles;
-  return launch_mode<mode, true>(tiles * shape.parts, shape.row_blocks, params, stream);
+  constexpr int kQuarter = kGemmRowBlocks / 4;
+  if constexpr (mode != GemmMode::kDense)
+    if (shape.groups == kGemmMoreGroups) return launch_tiles<mode, kQuarter, kGemmMoreGroups, false>(num_blocks, rows, params, stream);
+  const auto run = [&](auto row_blocks) {
+    constexpr int n8 = decltype(row_blocks)::value;
+    return shape.parts == 1 ? launch_tiles<mode, n8, kGemmGroups, false>(num_blocks, rows, params, stream) : launch_tiles<mode, n8, kGemmGroups, true>(num_blocks, rows, params, stream);
+  };
+  switch (shape.row_blocks) {
+    case kGemmRowBlocks: return run(std::integral_constant<int, kGemmRowBlocks>());
+    case 2 * kQuarter: return run(std::integral_constant<int, 2 * kQuarter>());
+    default: return run(std::integral_constant<int, kQuarter>());
+  }
+}
+
+// Tiles of a linear that blocks have by themselves, or share.
+int num_tiles(const LinearSpec& spec, int rows, const TileKind& kind, bool is_shared) {
+  const auto count = [&](auto groups) {
+    constexpr int kGroups = decltype(groups)::value;
+    return is_shared ? GemmTiles<kGroups, true>(spec, rows, 8 * kind.row_blocks, 1).tiles : GemmTiles<kGroups, false>(spec, rows, 8 * kind.row_blocks, 1).tiles;
+  };
+  return kind.groups == kGemmGroups ? count(std::integral_constant<int, kGemmGroups>()) : count(std::integral_constant<int, kGemmMoreGroups>());
 }
 
 }  // namespace
@@ -43,22 +59,29 @@ bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight) {
   return mode == GemmMode::kDense || ((mode == GemmMode::kHi || mode == GemmMode::kHiLo) && weight.group_size == kGemmGroupSize);
 }
 int gemm_blocks(int num_blocks) { return std::max(num_blocks / kClusterBlocks, 1) * kClusterBlocks; }
-size_t cluster_gemm_shared_bytes() { return std::max({gemm_shared_bytes(GemmMode::kDense), gemm_shared_bytes(GemmMode::kHi), gemm_shared_bytes(GemmMode::kHiLo)}); }
+size_t cluster_gemm_shared_bytes() {
+  return std::max({GemmTile<GemmMode::kDense, kGemmRowBlocks, kGemmGroups>::kSharedBytes, GemmTile<GemmMode::kHi, kGemmRowBlocks, kGemmGroups>::kSharedBytes, GemmTile<GemmMode::kHiLo, kGemmRowBlocks, kGemmGroups>::kSharedBytes});
+}
 
 // A tile of fewer rows takes more time a row, but more tiles go more evenly round the grid. Where there are fewer tiles than blocks, some can share each.
 GemmShape gemm_shape(int num_blocks, int rows, const LinearSpec& spec) {
-  const TileTimes& times = spec.mode == GemmMode::kDense ? kDenseTimes : spec.mode == GemmMode::kHi ? kCodesTimes : kNestedTimes;
   const int clusters = gemm_blocks(num_blocks) / kClusterBlocks, slices = num_slices(spec.weight.k_tiles);
   GemmShape best{};
   double least = 0;
-  const auto consider = [&](const GemmShape& shape, double time) {
-    if (best.parts == 0 || time < least) best = shape, least = time;
+  const auto consider = [&](const TileKind& kind, int parts, double time) {
+    if (best.parts == 0 || time < least) best = {kind.row_blocks, kind.groups, parts}, least = time;
   };
-  for (const auto& [row_blocks, time] : {std::pair{kGemmRowBlocks, 1.0}, {kGemmRowBlocks / 2, times.half}, {kGemmRowBlocks / 4, times.quarter}}) {
-    consider({row_blocks, 1}, time * ((GemmTiles<false>(spec, rows, 8 * row_blocks, 1).tiles + clusters - 1) / clusters));
-    const int tiles = GemmTiles<true>(spec, rows, 8 * row_blocks, 1).tiles, parts = std::min(slices, num_blocks / tiles);
-    if (parts > 1) consider({row_blocks, parts}, time * ((slices + parts - 1) / parts) / slices + (kWaitingK + kRowBlockK * row_blocks) / spec.weight.k);
-  }
+  const auto consider_all = [&](const auto& kinds) {
+    for (const TileKind& kind : kinds) {
+      if (rows <= kPassRows && !has_few_rows(kind.row_blocks)) continue;
+      consider(kind, 1, kind.time * ((num_tiles(spec, rows, kind, false) + clusters - 1) / clusters));
+      const int parts = std::min(slices, num_blocks / num_tiles(spec, rows, kind, true));
+      if (parts > 1 && kind.groups == kGemmGroups) consider(kind, parts, kind.time * ((slices + parts - 1) / parts) / slices + (kWaitingK + kRowBlockK * kind.row_blocks) / spec.weight.k);
+    }
+  };
+  if (spec.mode == GemmMode::kDense) consider_all(kDenseKinds);
+  else if (spec.mode == GemmMode::kHi) consider_all(kCodesKinds);
+  else consider_all(kNestedKinds);
   return best;
 }
 

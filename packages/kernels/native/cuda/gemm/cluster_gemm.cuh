@@ -1,9 +1,9 @@
 // A linear of many rows (a prefill, a large batch) as a kernel of its own: what matters is the tensor cores' rate, and with fewer rows that all multiprocessors have something to do.
 //
-// A block does tiles of 128 outputs x 128 rows, or 64 or 32, over all of k, so that nobody adds what others left; or, where there are fewer tiles than blocks, several blocks share
-// one (`is_shared`): of n blocks the i-th takes slices i, i + n … of k, and adds each when those before it were added. Two warpgroups multiply: each warp unpacks a row-tile's weights
+// A block does tiles of 128 outputs x 128 rows, or 64 or 32 (or 256 x 32), over all of k, so that nobody adds what others left; or, where there are fewer tiles than blocks, several blocks share
+// one (`is_shared`): of n blocks the i-th takes slices i, i + n … of k, and adds each when those before it were added. Two warpgroups multiply (or four): each warp unpacks a row-tile's weights
 // in registers, the A operand, which come by its own lanes' copies; activations, the B operand, come through a ring of stages that a third warpgroup's copies
-// fill. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
+// fill, whose other warps find what rows are multiplied with. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
 // registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit.
 //
 // Sums are made in the one order (common/layout.h): a run's in registers, a slice's in shared memory, a tile's in memory, each thread its own.
@@ -23,19 +23,17 @@ constexpr int kClusterBlocks = 1;
 #endif
 constexpr int kGemmUnitTiles = 2, kGemmUnits = kRunTiles / kGemmUnitTiles;  // a unit is 128 k; of a run
 constexpr int kGemmGroupSize = kGemmUnitTiles * kTileK;
+
 // Of activations there are three stages with most rows, six with fewer.
 constexpr int kGemmStagesBytes = 3 * kGemmUnitTiles * kGemmRowBlocks * kWideBlockBytes, kGemmMostStages = 6;
-
-// ---- Shared memory: [counters][rows' scales of two tiles][stages][sums][weights] ---------------------------------------------------------------------
-
-constexpr uint32_t kGemmScalesAt = 128, kGemmStagesAt = kGemmScalesAt + 2 * kGemmRows * 4;
-constexpr uint32_t kGemmSumsAt = kGemmStagesAt + kGemmStagesBytes;
-constexpr uint32_t kGemmRingAt = kGemmSumsAt + kGemmTotalBytes;
-
+// Of all rows of a launch of up to 32, whose linears make the norm behind them.
+constexpr bool has_few_rows(int row_blocks) { return row_blocks == kPassRows / 8; }
 // Units of weights that a warp has in its ring; of dense weights, which are fragments already and go to registers, none.
 constexpr int gemm_ring_units(GemmMode mode) { return mode == GemmMode::kDense ? 0 : mode == GemmMode::kHiLo ? 2 : 4; }
 constexpr int gemm_unit_bytes(GemmMode mode) { return kGemmUnitTiles * kTileBytes * (mode == GemmMode::kHiLo ? 2 : 1) + kWarp * 4; }
-constexpr size_t gemm_shared_bytes(GemmMode mode) { return kGemmRingAt + kGemmWarps * gemm_ring_units(mode) * gemm_unit_bytes(mode); }
+// What a warp has of rows' sums of squares: of twelve rows, or one of the widest. The pad has several rows' in different banks.
+constexpr int kRowSquaresPad = 32, kRowSquaresBytes = 12 * (row_squares(4096) * 4 + kRowSquaresPad);
+static_assert(kRowSquaresBytes >= row_squares(kMaxRowRuns * kRunK) * 4 + kRowSquaresPad, "room for a row");
 
 QSPEC_DEVICE int gemm_cluster_rank() {
 #if defined(QSPEC_HAS_WGMMA)
@@ -47,16 +45,26 @@ QSPEC_DEVICE int gemm_cluster_rank() {
 
 // ---- Tiles ---------------------------------------------------------------------------------------------------------------------------------
 
-// Of so many row blocks.
-template <int n8>
-struct GemmTileShape {
-  static constexpr int kRows = 8 * n8, kTileBytes = n8 * kWideBlockBytes, kStageBytes = kGemmUnitTiles * kTileBytes, kStages = std::min(kGemmStagesBytes / kStageBytes, kGemmMostStages);
-  static_assert(kStages * 16 <= static_cast<int>(kGemmScalesAt), "a counter of full stages and one of empty ones each");
+// A tile's rows and outputs, and what a block that makes it has in shared memory: [counters][rows' scales of two tiles][stages][sums][weights][rows' sums of squares].
+template <GemmMode mode, int n8, int groups>
+struct GemmTile {
+  static constexpr int kRows = 8 * n8, kTileBytes = n8 * kWideBlockBytes;
+  static constexpr int kWarps = groups * kGroupWarps, kMultipliers = 32 * kWarps, kThreads = kMultipliers + 128;  // the last warpgroup brings activations
+  // Of all registers, what those that multiply and those that copy have.
+  static constexpr int kRegisters = groups == kGemmGroups ? 224 : 112, kCopyRegisters = groups == kGemmGroups ? 56 : 32;
+  static constexpr int kStageBytes = kGemmUnitTiles * kTileBytes;
+  static constexpr int kTotalBytes = static_cast<int>(gemm_total_bytes(n8, groups)), kRingBytes = gemm_ring_units(mode) * gemm_unit_bytes(mode);
+  static constexpr uint32_t kScalesAt = 128, kStagesAt = kScalesAt + 2 * kRows * 4;
+  static constexpr int kStages = std::min(kGemmMostStages, kGemmStagesBytes / kStageBytes);
+  static constexpr uint32_t kSumsAt = kStagesAt + kStages * kStageBytes, kRingAt = kSumsAt + kTotalBytes, kSquaresAt = kRingAt + kWarps * kRingBytes;
+  static constexpr int kScaleWarps = 3, kSharedBytes = kSquaresAt + (has_few_rows(n8) ? kScaleWarps * kRowSquaresBytes : 0);
+  static_assert(kStages * 16 <= static_cast<int>(kScalesAt), "a counter of full stages and one of empty ones each");
 };
 
 // Passes of a tile's rows of the first outputs, then of the next: neighbours read the same weights. A cluster has neighbouring outputs of one pass.
-template <bool is_shared>
+template <int groups, bool is_shared>
 struct GemmTiles {
+  static constexpr int kWarps = groups * kGroupWarps;
   static constexpr int kNeighbours = is_shared ? 1 : kClusterBlocks;  // blocks of a cluster, with a tile's outputs each
   int passes, tiles, runs;
   bool is_pair;
@@ -67,7 +75,7 @@ struct GemmTiles {
     const int items = kNeighbours * block_items();
     tiles = (spec.num_items + items - 1) / items * passes;
   }
-  QSPEC_HOST_DEVICE int block_items() const { return is_pair ? kGemmWarps / 2 : kGemmWarps; }
+  QSPEC_HOST_DEVICE int block_items() const { return is_pair ? kWarps / 2 : kWarps; }
   QSPEC_DEVICE int first() const { return block_index() / (is_shared ? parts : kNeighbours); }
   QSPEC_DEVICE int step() const { return grid_blocks() / (is_shared ? parts : kNeighbours); }
   // Of its k, the block's first run; and how far it is from a run's successor, when that begins a slice, to the block's next.
@@ -87,9 +95,9 @@ struct GemmTiles {
 };
 
 // A run of a tile; walks all runs of the block's tiles.
-template <bool is_shared>
+template <int groups, bool is_shared>
 struct GemmCursor {
-  using Tiles = GemmTiles<is_shared>;
+  using Tiles = GemmTiles<groups, is_shared>;
   int tile, run;
   QSPEC_DEVICE static GemmCursor first(const Tiles& tiles) { return {tiles.first(), tiles.first_run()}; }
   // True when another tile begins.
@@ -105,7 +113,7 @@ struct GemmCursor {
 
 // ---- Activations --------------------------------------------------------------------------------------------------------------------------
 
-template <int n8>
+template <typename Tile>
 struct GemmInput {
   const uint8_t* data;
   int tile_bytes, last_tile;
@@ -115,39 +123,39 @@ struct GemmInput {
   // Of tile `i` of a unit. Behind the last tile of k it is that again: to be multiplied by zeros, or added to nothing.
   QSPEC_DEVICE const uint8_t* source(int pass, int run, int unit, int i) const {
     const int tile = run * kRunTiles + unit * kGemmUnitTiles + i;
-    return data + pass * GemmTileShape<n8>::kTileBytes + static_cast<int64_t>(tile < last_tile ? tile : last_tile) * tile_bytes;
+    return data + pass * Tile::kTileBytes + static_cast<int64_t>(tile < last_tile ? tile : last_tile) * tile_bytes;
   }
 };
 
 // Which stage, and the parity of the round that it is in.
-template <int n8>
+template <typename Tile>
 struct GemmStage {
   uint32_t index = 0, parity = 0;
-  QSPEC_DEVICE uint32_t place() const { return kGemmStagesAt + index * GemmTileShape<n8>::kStageBytes; }
+  QSPEC_DEVICE uint32_t place() const { return Tile::kStagesAt + index * Tile::kStageBytes; }
   QSPEC_DEVICE uint32_t full_at() const { return index * 16; }
   QSPEC_DEVICE uint32_t empty_at() const { return index * 16 + 8; }
   QSPEC_DEVICE void advance() {
-    if (++index == GemmTileShape<n8>::kStages) index = 0, parity ^= 1;
+    if (++index == Tile::kStages) index = 0, parity ^= 1;
   }
 };
 
 #if defined(QSPEC_HAS_WGMMA)
 // One thread: fills stages for all tiles of the block.
-template <int n8, bool is_shared>
-QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmTiles<is_shared>& tiles) {
-  constexpr int kBlocks = GemmTiles<is_shared>::kNeighbours;
-  constexpr uint32_t kBytes = GemmTileShape<n8>::kTileBytes, kPart = kBytes / kBlocks, kAll = (1u << kBlocks) - 1;
-  const GemmInput<n8> input(params);
+template <typename Tile, int groups, bool is_shared>
+QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmTiles<groups, is_shared>& tiles) {
+  constexpr int kBlocks = GemmTiles<groups, is_shared>::kNeighbours;
+  constexpr uint32_t kBytes = Tile::kTileBytes, kPart = kBytes / kBlocks, kAll = (1u << kBlocks) - 1;
+  const GemmInput<Tile> input(params);
   const uint32_t part = gemm_cluster_rank() * kPart;
-  GemmStage<n8> stage;
+  GemmStage<Tile> stage;
   const auto bring = [&](int pass, int run, int unit) {
     wait_for_counter(stage.empty_at(), stage.parity ^ 1);
-    expect_bytes(stage.full_at(), GemmTileShape<n8>::kStageBytes);
+    expect_bytes(stage.full_at(), Tile::kStageBytes);
     QSPEC_UNROLL
     for (int i = 0; i < kGemmUnitTiles; ++i) copy_bulk_to(stage.place() + i * kBytes + part, input.source(pass, run, unit, i) + part, kPart, stage.full_at(), kAll);
     stage.advance();
   };
-  for (auto at = GemmCursor<is_shared>::first(tiles); !at.is_done(tiles); at.advance(tiles))
+  for (auto at = GemmCursor<groups, is_shared>::first(tiles); !at.is_done(tiles); at.advance(tiles))
     QSPEC_NO_UNROLL
     for (int unit = 0; unit < kGemmUnits; ++unit) bring(tiles.pass(at.tile), at.run, unit);
 }
@@ -156,17 +164,17 @@ QSPEC_DEVICE void bring_activations(const ClusterGemmParams& params, const GemmT
 // ---- Weights ------------------------------------------------------------------------------------------------------------------------------
 
 // Where the calling lane's weights of a run are; walks the block's runs.
-template <GemmMode mode, bool is_shared>
+template <GemmMode mode, int groups, bool is_shared>
 struct GemmWeightRuns {
-  using Tiles = GemmTiles<is_shared>;
+  using Tiles = GemmTiles<groups, is_shared>;
   static constexpr bool kIsDense = mode == GemmMode::kDense, kHasLow = mode == GemmMode::kHiLo;
   static constexpr int kPieceBytes = full_piece_bytes(kGemmGroupSize), kRunBytes = kIsDense ? kRunTiles * kDenseTileBytes : kRunTiles / kPieceTiles * kPieceBytes;
 
-  GemmCursor<is_shared> at;
+  GemmCursor<groups, is_shared> at;
   RunPlace place;
 
   QSPEC_DEVICE void begin(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
-    at = GemmCursor<is_shared>::first(tiles);
+    at = GemmCursor<groups, is_shared>::first(tiles);
     if (!at.is_done(tiles)) find(spec, tiles, rank, warp);
   }
   // At the end the place stays.
@@ -196,10 +204,11 @@ struct GemmWeightRuns {
 };
 
 // A warp's ring of units; each lane copies what it will unpack.
-template <GemmMode mode, bool is_shared>
+template <GemmMode mode, int n8, int groups, bool is_shared>
 struct GemmRing {
-  using Tiles = GemmTiles<is_shared>;
-  using Runs = GemmWeightRuns<mode, is_shared>;
+  using Tile = GemmTile<mode, n8, groups>;
+  using Tiles = GemmTiles<groups, is_shared>;
+  using Runs = GemmWeightRuns<mode, groups, is_shared>;
   static constexpr bool kHasLow = mode == GemmMode::kHiLo;
   static constexpr int kUnits = gemm_ring_units(mode), kUnitBytes = gemm_unit_bytes(mode), kCodeBytes = kGemmUnitTiles * kTileBytes, kScalesAt = (kHasLow ? 2 : 1) * kCodeBytes;
   using Unit = WeightChunk<mode, 2, kGemmUnitTiles>;
@@ -209,7 +218,7 @@ struct GemmRing {
 
   QSPEC_DEVICE void begin(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
     next.begin(spec, tiles, rank, warp);
-    const uint32_t ring = kGemmRingAt + warp * kUnits * kUnitBytes;
+    const uint32_t ring = Tile::kRingAt + warp * kUnits * kUnitBytes;
     codes = shared_place(ring + lane_index() * 16), scales = shared_place(ring + kScalesAt + lane_index() * 4);
     QSPEC_UNROLL
     for (int unit = 0; unit < kUnits; ++unit) fetch(spec, tiles, unit);
@@ -256,28 +265,28 @@ struct GemmRing {
 
 // ---- The product --------------------------------------------------------------------------------------------------------------------------
 
-template <GemmMode mode, int n8, bool is_shared>
+template <GemmMode mode, int n8, int groups, bool is_shared>
 struct ClusterGemm {
-  using Tiles = GemmTiles<is_shared>;
-  static constexpr bool kIsDense = mode == GemmMode::kDense;
-  using Shape = GemmTileShape<n8>;
+  using Tile = GemmTile<mode, n8, groups>;
+  using Tiles = GemmTiles<groups, is_shared>;
+  static constexpr bool kIsDense = mode == GemmMode::kDense, kTakesTurns = groups == 2;
   static constexpr int kDenseTiles = n8 == kGemmRowBlocks ? 4 : 8;  // of dense weights in registers: with few rows they come faster
   static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
-  using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode, is_shared>;
+  using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode, n8, groups, is_shared>;
   using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
 
   const ClusterGemmParams& params;
   const LinearSpec& spec;
   const Tiles& tiles;
   int rank, warp, thread;
-  GemmCursor<is_shared> now;
-  GemmStage<n8> stage;
+  GemmCursor<groups, is_shared> now;
+  GemmStage<Tile> stage;
   int parity = 0;        // of the tile: which rows' scales
   Accumulator<n8> sums;  // of the run
   Ring ring;
   typename Ring::Unit weights;             // the unit that is multiplied next
-  GemmWeightRuns<GemmMode::kDense, is_shared> dense;  // the run whose tiles are loaded next
+  GemmWeightRuns<GemmMode::kDense, groups, is_shared> dense;  // the run whose tiles are loaded next
   DenseTile dense_tiles[kDenseTiles];
 
   QSPEC_DEVICE ClusterGemm(const ClusterGemmParams& of, const Tiles& all) : params(of), spec(of.phase.linear), tiles(all), rank(is_shared ? 0 : gemm_cluster_rank()), warp(shuffle_from(thread_index() / kWarp, 0)), thread(thread_index()) {}
@@ -288,36 +297,36 @@ struct ClusterGemm {
 
 #if defined(QSPEC_HAS_WGMMA)
   QSPEC_DEVICE void wait_for_stage(int) const { wait_for_counter(stage.full_at(), stage.parity); }
-  QSPEC_DEVICE void release(const GemmStage<n8>& of) const {
+  QSPEC_DEVICE void release(const GemmStage<Tile>& of) const {
     sync_warp();
     if (lane_index() < Tiles::kNeighbours) arrive_at_block(of.empty_at(), lane_index());
   }
 #else
   QSPEC_DEVICE void wait_for_stage(int unit) const {
-    const GemmInput<n8> input(params);
-    named_barrier(kBlockBarrier, kGemmMultipliers);
-    for (int i = thread * 16; i < Shape::kStageBytes; i += kGemmMultipliers * 16)
-      copy_async<16>(stage.place() + i, input.source(tiles.pass(now.tile), now.run, unit, i / Shape::kTileBytes) + i % Shape::kTileBytes);
+    const GemmInput<Tile> input(params);
+    named_barrier(kBlockBarrier, Tile::kMultipliers);
+    for (int i = thread * 16; i < Tile::kStageBytes; i += Tile::kMultipliers * 16)
+      copy_async<16>(stage.place() + i, input.source(tiles.pass(now.tile), now.run, unit, i / Tile::kTileBytes) + i % Tile::kTileBytes);
     commit_async(), wait_async<0>();
-    named_barrier(kBlockBarrier, kGemmMultipliers);
+    named_barrier(kBlockBarrier, Tile::kMultipliers);
   }
-  QSPEC_DEVICE void release(const GemmStage<n8>&) const {}
+  QSPEC_DEVICE void release(const GemmStage<Tile>&) const {}
 #endif
 
   // ---- Turns: a warpgroup's products of a unit go before the other's, or both would end together, and nothing be multiplied while both add and unpack ----
 
-  static constexpr int kTurnBarrier = kTeamBarrier + 2 * kGemmGroups;  // + group
+  static constexpr int kTurnBarrier = kTeamBarrier + 2 * groups;  // + group
   QSPEC_DEVICE void begin_turns() const {
-    if (warp / kGroupWarps == 1) pass_turn();
+    if (kTakesTurns && warp / kGroupWarps == 1) pass_turn();
   }
   QSPEC_DEVICE void wait_for_turn() const {
 #if defined(QSPEC_HAS_WGMMA)
-    group_barrier(kTurnBarrier + warp / kGroupWarps, kGemmMultipliers);
+    if (kTakesTurns) group_barrier(kTurnBarrier + warp / kGroupWarps, Tile::kMultipliers);
 #endif
   }
   QSPEC_DEVICE void pass_turn() const {
 #if defined(QSPEC_HAS_WGMMA)
-    asm volatile("bar.arrive %0, %1;" ::"r"(kTurnBarrier + 1 - warp / kGroupWarps), "r"(kGemmMultipliers) : "memory");
+    if (kTakesTurns) asm volatile("bar.arrive %0, %1;" ::"r"(kTurnBarrier + 1 - warp / kGroupWarps), "r"(Tile::kMultipliers) : "memory");
 #endif
   }
 
@@ -345,28 +354,52 @@ struct ClusterGemm {
     const int left = spec.weight.k_tiles - now.run * kRunTiles;
     QSPEC_UNROLL
     for (int unit = 0; unit < kGemmUnits; ++unit) {
+      if constexpr (!kTakesTurns) read(unit);
       const uint32_t scale = weights.scales[0];
-      wait_for_stage(unit);
-      const WideInput x = WideInput(stage.place()).uniform();
-      Fragments a[kGemmUnitTiles];
       Accumulator<n8> group;
-      unpack(a[0], 0);
-      wait_for_turn();
-      multiply<true>(group, a[0], x, 0);
-      unpack(a[1], 1);
-      multiply<false>(group, a[1], x, 1);
-      pass_turn();
-      read((unit + 1) % kGemmUnits);
-      wait_wide_sums(group.value);
+      if constexpr (kTakesTurns) multiply_in_turn(group, unit);
+      else multiply_by_halves(group, unit);
       release(stage);
       stage.advance();
       if (unit == 0 || unit * kGemmUnitTiles < left) add_group(sums, group, scale);
     }
   }
+  QSPEC_DEVICE void multiply_in_turn(Accumulator<n8>& group, int unit) {
+    wait_for_stage(unit);
+    const WideInput x = WideInput(stage.place()).uniform();
+    Fragments a[kGemmUnitTiles];
+    unpack(a[0], 0);
+    wait_for_turn();
+    multiply<true>(group, a[0], x, 0);
+    unpack(a[1], 1);
+    multiply<false>(group, a[1], x, 1);
+    pass_turn();
+    read((unit + 1) % kGemmUnits);
+    wait_wide_sums(group.value);
+  }
+  // Four warpgroups cover each other, and have half of the registers each.
+  QSPEC_DEVICE void multiply_by_halves(Accumulator<n8>& group, int unit) {
+    constexpr int kHalves = 2 * kGemmUnitTiles;
+    uint32_t a[2][2][4];
+    weights.unpack(a[0], 0, radix());
+    wait_for_stage(unit);
+    const WideInput x = WideInput(stage.place()).uniform();
+    QSPEC_UNROLL
+    for (int half = 0; half < kHalves; ++half) {
+      begin_wide();
+      if (half == 0) multiply_wide<true>(group.value, a[0], x, wide_half_at<n8>(half));
+      else multiply_wide<false>(group.value, a[half % 2], x, wide_half_at<n8>(half));
+      end_wide();
+      if (half + 1 == kHalves) break;
+      if (half > 0) wait_wide<1>();
+      weights.unpack(a[(half + 1) % 2], half + 1, radix());
+    }
+    wait_wide_sums(group.value);
+  }
   QSPEC_DEVICE void begin_codes() {
     begin_turns();
     ring.begin(spec, tiles, rank, warp);
-    read(0);
+    if (kTakesTurns) read(0);
   }
 
   // ---- Dense weights, fragments already: a tile's registers are loaded anew while the tile behind it is multiplied ----
@@ -374,7 +407,7 @@ struct ClusterGemm {
   QSPEC_DEVICE void load_dense(int tile) { dense_tiles[tile % kDenseTiles].load(dense.place, tile, 0, 0); }
   QSPEC_DEVICE void multiply_dense_run() {
     const int left = spec.weight.k_tiles - now.run * kRunTiles;
-    GemmStage<n8> before;
+    GemmStage<Tile> before;
     QSPEC_UNROLL
     for (int tile = 0; tile < kRunTiles; ++tile) {
       const int unit = tile / kGemmUnitTiles, within = tile % kGemmUnitTiles;
@@ -406,8 +439,8 @@ struct ClusterGemm {
 
   // ---- Sums ----
 
-  QSPEC_DEVICE SharedPlace slice_at(int c) const { return shared_place(kGemmSumsAt + (c * kGemmMultipliers + thread) * 16); }
-  QSPEC_DEVICE float4* total_at(int c) const { return reinterpret_cast<float4*>(params.totals + static_cast<int64_t>(is_shared ? now.tile : block_index()) * kGemmTotalBytes) + c * kGemmMultipliers + thread; }
+  QSPEC_DEVICE SharedPlace slice_at(int c) const { return shared_place(Tile::kSumsAt + (c * Tile::kMultipliers + thread) * 16); }
+  QSPEC_DEVICE float4* total_at(int c) const { return reinterpret_cast<float4*>(params.totals + static_cast<int64_t>(is_shared ? now.tile : block_index()) * Tile::kTotalBytes) + c * Tile::kMultipliers + thread; }
   // sums = what was there + sums.
   template <typename Load>
   QSPEC_DEVICE void add_behind(const Load& load) {
@@ -450,7 +483,7 @@ struct ClusterGemm {
     leave_slice();
   }
   // Blocks that share a tile add slices in order, each warp behind those that have the same outputs.
-  QSPEC_DEVICE unsigned long long* turn() const { return params.turns + now.tile * kGemmWarps + warp; }
+  QSPEC_DEVICE unsigned long long* turn() const { return params.turns + now.tile * Tile::kWarps + warp; }
   QSPEC_DEVICE void wait_for_slices() const {
     if constexpr (is_shared) {
       while (load_acquire(turn()) != static_cast<unsigned long long>(now.run / kSliceRuns)) pause();
@@ -482,11 +515,12 @@ struct ClusterGemm {
   QSPEC_DEVICE void store_tile() {
     if (tiles.is_pair) leave_half();
     group_barrier(kScalesBarrier + warp / kGroupWarps, kScalesThreads);
-    const int first = tiles.pass(now.tile) * Shape::kRows, rows = load_constant(&params.batch->rows) - first, item = tiles.item(now.tile, rank, warp);
+    const int first = tiles.pass(now.tile) * Tile::kRows, rows = load_constant(&params.batch->rows) - first, item = tiles.item(now.tile, rank, warp);
     const FourOfLane place = four_of_lane();  // of a row block
-    const SharedPlace row_scales = shared_place(kGemmScalesAt + (parity * Shape::kRows + place.row) * 4);
+    const SharedPlace row_scales = shared_place(Tile::kScalesAt + (parity * Tile::kRows + place.row) * 4);
     parity ^= 1;
     if (tiles.is_pair) store_pairs(item, first, rows, place.row, item * kTileN + place.within, row_scales);
+    else if (item < spec.num_items && has_few_rows(n8) && spec.next_norm) store_normed(first, rows, place, item * kTileN, row_scales);
     else if (item < spec.num_items) store_outputs(first, rows, place.row, item * kTileN + place.within, row_scales);
   }
   // Rows `row` of every row block; `rows`: from the tile's first on.
@@ -513,6 +547,37 @@ struct ClusterGemm {
         if (!is_whole) store_some(to, column, adds, v);
         else if (adds) *reinterpret_cast<float4*>(to) = {add_flushed(b.x, v[0]), add_flushed(b.y, v[1]), add_flushed(b.z, v[2]), add_flushed(b.w, v[3])};
         else *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
+      }
+    }
+  }
+  // What adds to the residual, and what the norm behind it reads: the sum times its weights, and sums of squares, for its factor. As store_residual().
+  QSPEC_DEVICE void store_normed(int first, int rows, const FourOfLane& of, int first_column, SharedPlace row_scales) {
+    const int column = first_column + of.within, each = row_squares(spec.weight.n);
+    float* const place = spec.output + (first + of.row) * spec.output_stride + column;
+    uint8_t* const x = spec.out_x + x_offset(params.blocks, first + of.row, column);
+    float* const squares = spec.next_squares + static_cast<int64_t>(first + of.row) * each + first_column / kTileN;
+    const float4 bias = bias_of(column), weights = load_constant(reinterpret_cast<const float4*>(spec.next_norm + column));
+    QSPEC_UNROLL
+    for (int block = 0; block < n8; block += kTogether) {
+      float4 before[kTogether];  // all loads wait together
+      QSPEC_UNROLL
+      for (int i = 0; i < kTogether; ++i)
+        before[i] = 8 * (block + i) + of.row < rows ? load_l2(reinterpret_cast<const float4*>(place + 8 * (block + i) * spec.output_stride)) : float4{0, 0, 0, 0};
+      QSPEC_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        const int in_tile = 8 * (block + i);
+        float(&v)[4] = sums.value[block + i];
+        transpose_fours(v);
+        finish(v, shared_load_float(row_scales + in_tile * 4), bias);
+        const float4& b = before[i];
+        const float sum[4] = {add_flushed(b.x, v[0]), add_flushed(b.y, v[1]), add_flushed(b.z, v[2]), add_flushed(b.w, v[3])};
+        const float of_tile = four_lanes_sum(four_squares(sum));
+        if (in_tile + of.row >= rows) continue;
+        *reinterpret_cast<float4*>(place + in_tile * spec.output_stride) = {sum[0], sum[1], sum[2], sum[3]};
+        uint8_t* const to = x + (block + i) * kWideBlockBytes;
+        *reinterpret_cast<uint32_t*>(to) = pack_bf16(sum[0] * weights.x, sum[1] * weights.y);
+        *reinterpret_cast<uint32_t*>(to + kWideWordBytes) = pack_bf16(sum[2] * weights.z, sum[3] * weights.w);
+        if (of.within == 0) squares[in_tile * each] = of_tile;
       }
     }
   }
@@ -564,7 +629,7 @@ struct ClusterGemm {
   }
 
   QSPEC_DEVICE void run() {
-    now = GemmCursor<is_shared>::first(tiles);
+    now = GemmCursor<groups, is_shared>::first(tiles);
     if (now.is_done(tiles)) return;
     if constexpr (kIsDense) begin_dense();
     else begin_codes();
@@ -577,74 +642,114 @@ struct ClusterGemm {
       end_run();
     }
   }
-  static constexpr int kScalesBarrier = kTeamBarrier + kGemmGroups;  // + group
-  static constexpr int kScalesThreads = kGroupWarps * kWarp + kGemmThreads - kGemmMultipliers - kWarp;
+  static constexpr int kScalesBarrier = kTeamBarrier + groups;  // + group
+  static constexpr int kScalesThreads = (kGroupWarps + Tile::kScaleWarps) * kWarp;
 };
 
 // What sums of a tile's rows are multiplied with, by three warps, for each tile of the block: 1 / rms of rows whose norm another phase left to divide by, and
 // what codes are multiples of (as finish_sums()).
-template <GemmMode mode, int n8, bool is_shared>
-QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles<is_shared>& tiles, int warp, int warps) {
-  using Gemm = ClusterGemm<mode, n8, is_shared>;
-  if (!tiles.has_last_slice()) return;
-  constexpr int kAtOnce = 8, kRows = GemmTileShape<n8>::kRows;
-  const int lane = lane_index(), runs = num_row_runs(params.phase.source), rows = load_constant(&params.batch->rows);
-  const float* squares = params.phase.x.squares;
-  int parity = 0;
-  for (int tile = tiles.first(); tile < tiles.tiles; tile += tiles.step(), parity ^= 1) {
-    const int first_row = tiles.pass(tile) * kRows;
+template <GemmMode mode, int n8, int groups, bool is_shared>
+struct GemmScales {
+  using Gemm = ClusterGemm<mode, n8, groups, is_shared>;
+  using Tile = typename Gemm::Tile;
+  static constexpr int kWarps = Tile::kScaleWarps;
+  static constexpr int kRunsAtOnce = groups == kGemmGroups ? 8 : 4;  // rows, whose loads wait together; as registers allow
+
+  const ClusterGemmParams& params;
+  const RowsSpec& source;
+  int warp, first_row, rows, parity = 0;  // the tile's first; of the launch
+
+  QSPEC_DEVICE bool is_there(int row) const { return row < Tile::kRows && first_row + row < rows; }
+  QSPEC_DEVICE const float* squares_of(int row, int each) const { return params.phase.x.squares + static_cast<int64_t>(first_row + row) * each; }
+  QSPEC_DEVICE void put(int row, float factor) const {
+    const float scale = (mode == GemmMode::kHiLo ? factor / static_cast<float>(params.phase.linear.weight.radix) : factor) * (mode == GemmMode::kDense ? 1.0f : kCodesAUnit);
+    shared_store_float(Tile::kScalesAt + (parity * Tile::kRows + row) * 4, scale);
+  }
+  QSPEC_DEVICE void put_ones() const {
+    for (int row = warp * kWarp + lane_index(); row < Tile::kRows; row += kWarps * kWarp) put(row, 1.0f);
+  }
+  QSPEC_DEVICE void put_of_runs() const {
+    const int lane = lane_index(), runs = num_row_runs(source);
     QSPEC_NO_UNROLL
-    for (int first = warp; first < kRows; first += kAtOnce * warps) {
-      float sums[kAtOnce] = {};  // of the lane's first run; few rows have more than 32
+    for (int first = warp; first < Tile::kRows; first += kRunsAtOnce * kWarps) {
+      float sums[kRunsAtOnce] = {};  // of the lane's first run; few rows have more than 32
       QSPEC_UNROLL
-      for (int r = 0; r < kAtOnce; ++r) {
-        const int row = first + r * warps;
-        if (squares && row < kRows && first_row + row < rows && lane < runs) sums[r] = load_l2(squares + (first_row + row) * runs + lane);
-      }
+      for (int r = 0; r < kRunsAtOnce; ++r)
+        if (is_there(first + r * kWarps) && lane < runs) sums[r] = load_l2(squares_of(first + r * kWarps, runs) + lane);
       QSPEC_UNROLL
-      for (int r = 0; r < kAtOnce; ++r) {
-        const int row = first + r * warps;
-        if (row >= kRows) break;
+      for (int r = 0; r < kRunsAtOnce; ++r) {
+        const int row = first + r * kWarps;
+        if (row >= Tile::kRows) break;
         float sum = sums[r];
-        for (int run = lane + kWarp; squares && first_row + row < rows && run < runs; run += kWarp) sum += load_l2(squares + (first_row + row) * runs + run);
-        const float factor = squares ? factor_of(params.phase.source, sum) : 1.0f;
-        const float scale = (mode == GemmMode::kHiLo ? factor / static_cast<float>(params.phase.linear.weight.radix) : factor) * (mode == GemmMode::kDense ? 1.0f : kCodesAUnit);
-        if (lane == 0) shared_store_float(kGemmScalesAt + (parity * kRows + row) * 4, scale);
+        for (int run = lane + kWarp; is_there(row) && run < runs; run += kWarp) sum += load_l2(squares_of(row, runs) + run);
+        const float factor = factor_of(source, sum);
+        if (lane == 0) put(row, factor);
       }
     }
-    QSPEC_UNROLL
-    for (int group = 0; group < kGemmGroups; ++group) group_barrier(Gemm::kScalesBarrier + group, Gemm::kScalesThreads);
   }
-}
+  // Copied to shared memory first, several rows together.
+  QSPEC_DEVICE void put_of_tiles() const {
+    const int each = row_squares(source.width), stride = each * 4 + kRowSquaresPad, at_once = kRowSquaresBytes / stride, lane = lane_index();
+    const SharedPlace own = shared_place(Tile::kSquaresAt + warp * kRowSquaresBytes);
+    QSPEC_NO_UNROLL
+    for (int first = warp; first < Tile::kRows; first += at_once * kWarps) {
+      QSPEC_NO_UNROLL
+      for (int r = 0, row = first; r < at_once && is_there(row); ++r, row += kWarps)
+        for (int i = lane * 4; i < each; i += kWarp * 4) copy_async<16>(own + (r * stride + i * 4), squares_of(row, each) + i);
+      commit_async(), wait_async<0>();
+      sync_warp();
+      QSPEC_NO_UNROLL
+      for (int begin = 0; begin < at_once && is_there(first + begin * kWarps); begin += kWarp / 8) {
+        const int r = begin + lane / 8, row = first + r * kWarps;
+        const float factor = factor_of_tiles(source, own + (r < at_once ? r : at_once - 1) * stride);
+        if (r < at_once && is_there(row) && lane % 8 == 0) put(row, factor);
+      }
+      sync_warp();  // the next rows' come to their place
+    }
+  }
+  QSPEC_DEVICE void run(const typename Gemm::Tiles& tiles) {
+    if (!tiles.has_last_slice()) return;
+    for (int tile = tiles.first(); tile < tiles.tiles; tile += tiles.step(), parity ^= 1) {
+      first_row = tiles.pass(tile) * Tile::kRows;
+      if (!params.phase.x.squares) put_ones();
+      else if (has_few_rows(n8) && has_tile_squares(params.blocks)) put_of_tiles();
+      else put_of_runs();
+      QSPEC_UNROLL
+      for (int group = 0; group < groups; ++group) group_barrier(Gemm::kScalesBarrier + group, Gemm::kScalesThreads);
+    }
+  }
+};
 
 // Of chips that have no such launches (session/step_plan.cpp), nothing.
-template <GemmMode mode, int n8, bool is_shared>
-QSPEC_KERNEL(kGemmThreads, 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT ClusterGemmParams params) {
-  using Tiles = GemmTiles<is_shared>;
+template <GemmMode mode, int n8, int groups, bool is_shared>
+QSPEC_KERNEL((GemmTile<mode, n8, groups>::kThreads), 1) cluster_gemm_kernel(const QSPEC_GRID_CONSTANT ClusterGemmParams params) {
+  using Tile = GemmTile<mode, n8, groups>;
+  using Tiles = GemmTiles<groups, is_shared>;
+  using Gemm = ClusterGemm<mode, n8, groups, is_shared>;
 #if defined(QSPEC_HAS_WGMMA)
   if (thread_index() == 0) {
-    for (GemmStage<n8> stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), kGemmWarps * Tiles::kNeighbours);
+    for (GemmStage<Tile> stage; stage.parity == 0; stage.advance()) begin_counter(stage.full_at(), 1), begin_counter(stage.empty_at(), Tile::kWarps * Tiles::kNeighbours);
     publish_counters();
   }
   cluster_barrier();
   let_next_kernel_begin();
-  const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows, params.parts);
-  if (thread_index() < kGemmMultipliers) {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    ClusterGemm<mode, n8, is_shared>(params, tiles).run();
+  const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), Tile::kRows, params.parts);
+  if (thread_index() < Tile::kMultipliers) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Tile::kRegisters));
+    Gemm(params, tiles).run();
   } else {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Tile::kCopyRegisters));
     wait_for_previous_kernel();
-    const int warp = thread_index() / kWarp - kGemmWarps;
-    if (warp > 0) find_scales<mode, n8, is_shared>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
-    else if (lane_index() == 0) bring_activations<n8, is_shared>(params, tiles);
+    const int warp = thread_index() / kWarp - Tile::kWarps;
+    if (warp > 0) GemmScales<mode, n8, groups, is_shared>{params, params.phase.source, warp - 1, 0, load_constant(&params.batch->rows)}.run(tiles);
+    else if (lane_index() == 0) bring_activations<Tile, groups, is_shared>(params, tiles);
   }
   cluster_barrier();  // others of the cluster may still copy to, or arrive at, a block that is done
 #elif !defined(__CUDACC__)
-  const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), GemmTileShape<n8>::kRows, params.parts);
-  const int warp = thread_index() / kWarp - kGemmWarps;
-  if (warp < 0) ClusterGemm<mode, n8, is_shared>(params, tiles).run();
-  else if (warp > 0) find_scales<mode, n8, is_shared>(params, tiles, warp - 1, kGemmThreads / kWarp - kGemmWarps - 1);
+  const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), Tile::kRows, params.parts);
+  const int warp = thread_index() / kWarp - Tile::kWarps;
+  if (warp < 0) Gemm(params, tiles).run();
+  else if (warp > 0) GemmScales<mode, n8, groups, is_shared>{params, params.phase.source, warp - 1, 0, load_constant(&params.batch->rows)}.run(tiles);
 #endif
 }
 

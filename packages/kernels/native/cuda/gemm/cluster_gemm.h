@@ -6,23 +6,23 @@
 namespace qspec::cuda {
 
 constexpr int kGemmRowBlocks = 16, kGemmRows = 8 * kGemmRowBlocks;  // of a tile, or a half or a quarter as many (gemm_shape())
-constexpr int kGemmGroups = 2, kGemmWarps = kGemmGroups * kGroupWarps, kGemmMultipliers = 32 * kGemmWarps;  // warpgroups that multiply, a row-tile a warp
-constexpr int kGemmThreads = kGemmMultipliers + 128;  // and one that brings activations
-// What a block keeps of a tile whose k is more than a slice, in memory.
-constexpr size_t kGemmTotalBytes = size_t{kGemmRowBlocks} * kGemmMultipliers * 16, kGemmTurnBytes = kGemmWarps * sizeof(unsigned long long);
+constexpr int kGemmGroups = 2, kGemmMoreGroups = 4;  // warpgroups that multiply a tile, a row-tile a warp: of 128 outputs, or of 256 and a quarter of the rows
+// What a block keeps of a tile whose k is more than a slice, in memory: at most.
+constexpr size_t gemm_total_bytes(int row_blocks, int groups) { return size_t{16} * 32 * kGroupWarps * row_blocks * groups; }
+constexpr size_t kGemmTotalBytes = gemm_total_bytes(kGemmRowBlocks, kGemmGroups), kGemmTurnBytes = kGemmGroups * kGroupWarps * sizeof(unsigned long long);
 
 struct ClusterGemmParams {
   Phase phase;              // kLinear, of Rows::kTokens
   const StepBatch* batch;
   RowBlocks blocks;         // of the x-forms in memory
-  uint8_t* totals;          // [blocks of the grid][kGemmTotalBytes], or [shared tiles]
-  unsigned long long* turns;  // [shared tiles][kGemmWarps] slices that were added so far; zero before and after a launch
+  uint8_t* totals;          // [blocks of the grid, or shared tiles][gemm_total_bytes()]
+  unsigned long long* turns;  // [shared tiles][warps that multiply] slices that were added so far; zero before and after a launch
   int parts = 1;            // see GemmShape; launch_cluster_gemm() finds it
 };
 
-// How a launch's linear is cut: row blocks of a tile, and how many blocks share one's k, a slice each in turn. With one part blocks of a cluster have neighbouring tiles.
+// How a launch's linear is cut: row blocks and warpgroups of a tile, and how many blocks share one's k, a slice each in turn. With one part blocks of a cluster have neighbouring tiles.
 struct GemmShape {
-  int row_blocks, parts;
+  int row_blocks, groups, parts;
 };
 
 // Can it multiply these weights? Dense ones, or codes in groups of 128.

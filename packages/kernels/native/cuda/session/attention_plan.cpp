@@ -275,7 +275,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
       Planner planner(sequences, positions, geometry, writes_first, is_long, share, item_segments, rows);
       if (!planner.run(&plan)) return;
       const double cost = planner.cost(way, team_warps);
-      if (cost < least) least = plan.cost = cost, *out = std::move(plan);
+      if (cost < least) least = cost, *out = std::move(plan);
     };
     // Short items in many turns always lose, and a plan of ten thousand of them takes the host a millisecond.
     const int most_teams = kStepWarps / team_warps;

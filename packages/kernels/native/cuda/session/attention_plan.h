@@ -28,7 +28,6 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionFold> folds;
   int result_stride = 0, segment_stride = 0;
-  double cost = 0;  // microseconds of a layer, as modelled
   TeamShare share{TeamWay::kSplits, kMaxTeamWarps, 0, kRingTurns[2], 0};
 };
 

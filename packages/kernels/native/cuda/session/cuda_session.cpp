@@ -119,7 +119,7 @@ Status CudaSession::allocate_workspace() {
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
   LaunchRows max_rows[2];
   for (int i = 0; i < 2; ++i)
-    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true), least_long_rows(lowered_[i])};
+    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true)};
   const int most_rows = std::max(max_rows[0].most(), max_rows[1].most());
   const bool is_long = std::max(max_rows[0].long_rows, max_rows[1].long_rows) > 0;
   int64_t partials = 0, counters = 1;
@@ -219,19 +219,16 @@ Status CudaSession::run(const std::vector<Launch>& launches) {
     for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(run_profiled(launch));
     return {};
   }
-  // A graph of the hundreds of kernels of a long launch costs more than it saves: the device has work for longer than the host takes to ask for it.
-  if (std::any_of(launches.begin(), launches.end(), [](const Launch& launch) { return kRowClasses[launch.row_class].is_long; })) {
-    for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(enqueue(launch));
-    return {};
-  }
   std::string key = std::to_string(arena_.generation());
+  bool is_long = false;
   for (const Launch& launch : launches) {
     if (&launch == launches.data()) key += '@' + std::to_string(launch.slot);  // addresses follow from it
     const TeamShare& share = launch.attention;
     const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>('a' + static_cast<int>(share.way)), static_cast<char>('a' + share.team_warps), static_cast<char>('a' + share.num_teams), static_cast<char>('a' + share.ring_turns), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
     key += code;
+    if (kRowClasses[launch.row_class].is_long) key += std::to_string(launch.rows) + (launch.only_logits ? "l" : ""), is_long = true;  // grids follow from it
   }
-  return graphs_.run(key, stream_.get(), [&]() -> Status {
+  return graphs_.run(key, is_long, stream_.get(), [&]() -> Status {
     for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(enqueue(launch));
     return {};
   });

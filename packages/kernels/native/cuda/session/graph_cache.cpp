@@ -3,50 +3,65 @@
 namespace qspec::cuda {
 
 namespace {
-constexpr size_t kMaxGraphs = 256;
+constexpr size_t kMaxGraphs = 256, kMaxLongGraphs = 32;  // of each kind; a long one takes some megabytes
 }
 
-Status GraphCache::run(const std::string& key, cudaStream_t stream, const std::function<Status()>& enqueue) {
+Status GraphCache::run(const std::string& key, bool is_long, cudaStream_t stream, const std::function<Status()>& enqueue) {
 #if defined(QSPEC_CUDA_EMULATED)
-  (void)key, (void)stream;
+  (void)key, (void)is_long, (void)stream;
   return enqueue();
 #else
   auto found = entries_.find(key);
-  if (found == entries_.end()) {
-    if (entries_.size() >= kMaxGraphs) evict();
+  const bool is_new = found == entries_.end();
+  if (is_new) {
+    make_room(is_long);
+    found = entries_.emplace(key, Entry{}).first;
+    found->second.is_long = is_long;
+  }
+  Entry& entry = found->second;
+  entry.last_use = ++clock_;
+  if (is_new && is_long) return enqueue();
+  if (entry.graph == nullptr) {
     cudaGraph_t graph = nullptr;
     QSPEC_CUDA_CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     const Status status = enqueue();
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     QSPEC_RETURN_IF_ERROR(status);
     if (ended != cudaSuccess) return device_error(ended, "cudaStreamEndCapture");
-    Entry entry;
     const cudaError_t made = cudaGraphInstantiate(&entry.graph, graph, 0);
     (void)cudaGraphDestroy(graph);
     if (made != cudaSuccess) return device_error(made, "cudaGraphInstantiate");
-    found = entries_.emplace(key, entry).first;
   }
-  found->second.last_use = ++clock_;
-  QSPEC_CUDA_CALL(cudaGraphLaunch(found->second.graph, stream));
+  QSPEC_CUDA_CALL(cudaGraphLaunch(entry.graph, stream));
   return {};
 #endif
 }
 
-void GraphCache::evict() {
-  auto oldest = entries_.begin();
-  for (auto it = entries_.begin(); it != entries_.end(); ++it)
-    if (it->second.last_use < oldest->second.last_use) oldest = it;
-#if !defined(QSPEC_CUDA_EMULATED)
-  (void)cudaGraphExecDestroy(oldest->second.graph);
-#endif
+// Of the kind that comes: the one that wasn't used for longest goes.
+void GraphCache::make_room(bool is_long) {
+  size_t count = 0;
+  auto oldest = entries_.end();
+  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+    if (it->second.is_long != is_long) continue;
+    ++count;
+    if (oldest == entries_.end() || it->second.last_use < oldest->second.last_use) oldest = it;
+  }
+  if (count < (is_long ? kMaxLongGraphs : kMaxGraphs)) return;
+  destroy(oldest->second);
   entries_.erase(oldest);
 }
 
 void GraphCache::clear() {
-#if !defined(QSPEC_CUDA_EMULATED)
-  for (auto& [key, entry] : entries_) (void)cudaGraphExecDestroy(entry.graph);  // a failure here was reported by the call that broke the device
-#endif
+  for (auto& [key, entry] : entries_) destroy(entry);
   entries_.clear();
+}
+
+void GraphCache::destroy(const Entry& entry) {
+#if !defined(QSPEC_CUDA_EMULATED)
+  if (entry.graph != nullptr) (void)cudaGraphExecDestroy(entry.graph);  // a failure here was reported by the call that broke the device
+#else
+  (void)entry;
+#endif
 }
 
 }  // namespace qspec::cuda

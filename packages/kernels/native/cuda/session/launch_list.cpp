@@ -4,13 +4,11 @@
 #include <limits>
 
 #include "gemm/cluster_gemm.h"
+#include "session/step_plan.h"
 
 namespace qspec::cuda {
 
 namespace {
-
-constexpr int kFewestLongRows = 17;
-constexpr double kFewRowsCost = 15;  // microseconds of a layer that linears of an 8B model take longer
 
 // Is all K and V in the cache before anybody attends?
 bool writes_first(const PassRows& pass, int count, bool is_long) { return pass.has_ancestors || is_long || count > kPassRows; }
@@ -35,7 +33,7 @@ Status LaunchList::add(bool is_draft, const PassRows& pass) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike
     if (count > kMaxStepRows) count = std::min(rest, (count + kGemmRows - 1) / kGemmRows * kGemmRows);  // whole tiles
-    const bool is_long = max_rows.long_rows > 0 && count >= max_rows.least_long;
+    const bool is_long = max_rows.long_rows > 0 && count >= kLeastLongRows;
     const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
     if (!is_long && pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
     QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long));
@@ -57,16 +55,9 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
     if (pass.has_ancestors) sequences.back().start = std::min(sequences.back().start, pass.ancestor_starts[first + i]);
   }
   AttentionPlan attention;
-  const auto plan = [&](bool as_long, AttentionPlan* to) { return plan_attention(sequences, positions, geometry_, writes_first(pass, count, as_long), as_long, to); };
-  if (geometry_.num_heads > 0 && !plan(is_long, &attention))
+  const bool writes = writes_first(pass, count, is_long);
+  if (geometry_.num_heads > 0 && !plan_attention(sequences, positions, geometry_, writes, is_long, &attention))
     return {StatusCode::kUnsupported, "Expected attention's partial results to fit the workspace: a tree spans more than 1024 positions, or the context is longer than the cache."};
-
-  // Over long contexts attention by a kernel of its own may save more than linears lose by being such with fewer rows.
-  if (!is_long && geometry_.num_heads > 0 && max_rows_[is_draft].long_rows > 0 && count >= kFewestLongRows) {
-    AttentionPlan other;
-    is_long = plan(true, &other) && other.cost + kFewRowsCost < attention.cost;
-    if (is_long) attention = std::move(other);
-  }
 
   Launch launch;
   launch.is_draft = is_draft;
@@ -74,7 +65,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   launch.attention = attention.share;
 
   StepBatch b{};
-  b.rows = count, b.writes_first = writes_first(pass, count, is_long);
+  b.rows = count, b.writes_first = writes;
   b.num_items = static_cast<int>(attention.items.size());
   b.result_stride = std::max(attention.result_stride, 1), b.segment_stride = std::max(attention.segment_stride, 1);
   b.tokens = arrays_.tokens, b.page_ids = arrays_.page_ids;

@@ -50,7 +50,7 @@ const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<
 
 // Where linears and attention have what that takes, and calls so many rows.
 bool has_long_launches(const LoweredProgram& program, const StepEnvironment& environment) {
-  if (environment.max_rows < least_long_rows(program) || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return false;
+  if (environment.max_rows < kLeastLongRows || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return false;
   if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return false;
   return std::all_of(program.nodes.begin(), program.nodes.end(), [](const Node& node) {
     return node.kind != PhaseKind::kLinear || node.rows != Rows::kTokens || has_cluster_gemm(node.mode, device_weight(node.op->weight));
@@ -59,17 +59,9 @@ bool has_long_launches(const LoweredProgram& program, const StepEnvironment& env
 
 }  // namespace
 
-int least_long_rows(const LoweredProgram& program) {
-  constexpr int kOfBytes = 25, kOfNibbles = 33;
-  const bool has_nibbles = std::any_of(program.nodes.begin(), program.nodes.end(), [](const Node& node) {
-    return node.kind == PhaseKind::kLinear && node.rows == Rows::kTokens && node.mode != GemmMode::kDense && node.mode != GemmMode::kHiLo;
-  });
-  return has_nibbles ? kOfNibbles : kOfBytes;
-}
-
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment) {
   if (!has_long_launches(program, environment)) return kMaxStepRows;
-  return kRowClasses[row_class_of(static_cast<int>(std::min<int64_t>(environment.max_rows, kMaxLongRows)), true)].max_rows;
+  return std::max(kMaxStepRows, kRowClasses[row_class_of(static_cast<int>(std::min<int64_t>(environment.max_rows, kMaxLongRows)), true)].max_rows);
 }
 
 // ---- Buffers ----

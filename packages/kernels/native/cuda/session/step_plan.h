@@ -20,8 +20,7 @@ struct StepEnvironment {
   bool has_clusters = false;   // of blocks that reach each other's shared memory: linears of long launches need them
 };
 
-// From so many rows on linears are sooner done as kernels of their own: the more bytes their weights have, the sooner.
-int least_long_rows(const LoweredProgram& program);
+constexpr int kLeastLongRows = 17;  // from so many on linears are sooner done as kernels of their own
 // Rows of a launch of the program that may be: more than kMaxStepRows where it has long launches, and calls so many rows.
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment);
 

@@ -198,8 +198,9 @@ QSPEC_DEVICE void store_codes(const XForm& x, const XPlace& place, RowBlocks blo
 
 QSPEC_DEVICE int num_row_runs(const RowsSpec& spec) { return (spec.width + kRunK - 1) / kRunK; }
 
-// 1 / rms of a row. `sum`: of the squares of runs lane, lane + 32, …, in order.
-QSPEC_DEVICE float factor_of(const RowsSpec& spec, float sum) { return rsqrt_fast(warp_sum(sum) / static_cast<float>(spec.width) + spec.eps); }
+// 1 / rms of a row. `sum`: of the squares of all runs; or of runs lane, lane + 32, …, in order.
+QSPEC_DEVICE float factor_of_sum(const RowsSpec& spec, float sum) { return rsqrt_fast(sum / static_cast<float>(spec.width) + spec.eps); }
+QSPEC_DEVICE float factor_of(const RowsSpec& spec, float sum) { return factor_of_sum(spec, warp_sum(sum)); }
 // By one warp, from the sums of the runs' squares in shared memory; 1 without a norm.
 QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
   if (spec.source != RowSource::kNorm) return 1.0f;
@@ -207,6 +208,34 @@ QSPEC_DEVICE float row_factor(const RowsSpec& spec, uint32_t squares) {
   float sum = 0;
   for (int i = lane_index(); i < runs; i += kWarp) sum += shared_load_float(squares + i * 4);
   return factor_of(spec, sum);
+}
+
+// The same of a row a lane, eight neighbours alike, from the squares of its tiles (XForm::squares) in shared memory.
+QSPEC_DEVICE float factor_of_tiles(const RowsSpec& spec, SharedPlace squares) {
+  constexpr int kTiles = kRunK / kTileN, kLanes = 8;
+  const int own = lane_index() % kLanes, tiles = (spec.width + kTileN - 1) / kTileN;
+  float sums[4] = {};  // of runs own, own + 8, own + 16, own + 24, and those 32 behind each
+  QSPEC_NO_UNROLL
+  for (int first = 0; first * kTiles < tiles; first += kLanes) {
+    float sum = 0;
+    QSPEC_UNROLL
+    for (int i = 0; i < kLanes; ++i) {
+      RunSquares run{};
+      QSPEC_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        const int tile = (first + i) * kTiles + kLanes * j + own;
+        if (tile < tiles) run.tile[j] = shared_load_float(squares + tile * 4);
+      }
+      const float of_run = run_squares(run, 1);
+      if (i == own) sum = of_run;
+    }
+    QSPEC_UNROLL
+    for (int i = 0; i < 4; ++i) sums[i] += first / kLanes % 4 == i ? sum : 0.0f;
+  }
+  float sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);  // as warp_sum()
+  QSPEC_UNROLL
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  return factor_of_sum(spec, sum);
 }
 
 // The factors of some rows from the squares that were left in memory (XForm::squares), by one warp. Eight lanes take a run, so all four a pass; what rows

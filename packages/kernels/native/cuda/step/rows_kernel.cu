@@ -15,7 +15,7 @@ QSPEC_KERNEL(kWarps * kWarp, 4) rows_kernel(const QSPEC_GRID_CONSTANT RowsKernel
   const Phase& phase = params.phase;
   const int rows = load_constant(&params.batch->rows), runs = num_row_runs(phase.source);
   const RowsTask task{nullptr, 0, rows, 0, runs, block_index() * kWarps + thread_index() / kWarp, grid_blocks() * kWarps};
-  transform_rows<kWideRowBlocks>(phase.source, task, phase.x, params.blocks, {phase.x.data, phase.x.scales, phase.x.sums, phase.x.squares, false});
+  transform_rows<kWideRowBlocks>(phase.source, task, phase.x, params.blocks, {phase.x.data, phase.x.scales, phase.x.sums, phase.x.squares, has_tile_squares(params.blocks)});
 }
 
 bool has_rows_kernel(const Phase& phase) { return phase.kind == PhaseKind::kRows && phase.rows == Rows::kTokens && phase.linear.output == nullptr && phase.x.bits == 16; }

@@ -8,13 +8,13 @@
 namespace qspec::cuda {
 
 // Rows of a launch come in classes: each has its own kernel or row layout, and its own phases.
-constexpr int kNumRowClasses = 13;
+constexpr int kNumRowClasses = 14;
 struct RowClass {
   int n8;        // row blocks, kOneRow, kFewRows or kFiveRows: which kernel
   int max_rows;
   bool is_long = false;  // its linears are kernels of their own, and so is what lies between them
 };
-constexpr RowClass kRowClasses[kNumRowClasses] = {{kOneRow, 1}, {kFewRows, kMostFewRows}, {kFiveRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, kMaxStepRows}, {8, 256, true}, {8, 1024, true}, {8, kMaxLongRows, true}};
+constexpr RowClass kRowClasses[kNumRowClasses] = {{kOneRow, 1}, {kFewRows, kMostFewRows}, {kFiveRows, kPostedRows}, {1, 8}, {2, 16}, {3, 24}, {4, 32}, {8, 64}, {8, 128}, {8, kMaxStepRows}, {4, 32, true}, {8, 256, true}, {8, 1024, true}, {8, kMaxLongRows, true}};
 inline int row_class_of(int rows, bool is_long) {
   int c = 0;
   while (c + 1 < kNumRowClasses && (kRowClasses[c].max_rows < rows || kRowClasses[c].is_long != is_long)) ++c;

@@ -105,6 +105,7 @@ struct XForm {
   float* squares;       // [rows][row_squares()] sums of squares, whose norm products over x are still to be divided by, or nullptr. Up to 32 rows of 16
                         // elements each, with more of a run (512) each, as many a row as there are runs
 };
+QSPEC_HOST_DEVICE constexpr bool has_tile_squares(const RowBlocks& blocks) { return blocks.columns() <= kPassRows; }
 // Sums of squares of 16 elements that a row has room for: whole runs of them (those past the width are not read).
 QSPEC_HOST_DEVICE constexpr int row_squares(int width) { return (width + kRunK - 1) / kRunK * (kRunK / kTileN); }
 

@@ -386,7 +386,7 @@ std::vector<int> launches_of(int sequences, int rows_each, int end, int long_row
   constexpr int kMostLaunches = 16;
   cuda::UploadArena arena;
   expect_ok(arena.create(kMostLaunches * cuda::kLaunchStructBytes, 1 << 20), "create");
-  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows, 33};
+  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows};
   cuda::LaunchList list(arena, geometry, 4, {rows, rows}, kMostLaunches);
   cuda::PassRows pass;
   for (int s = 0; s < sequences; ++s) {
@@ -412,14 +412,13 @@ std::vector<int> launches_of(int sequences, int rows_each, int end, int long_row
   QSPEC_EXPECT(next_logit == static_cast<int>(pass.logit_rows.size()));
   return result;
 }
-// Linears of more than 32 rows are kernels of their own. Where sequences have few rows, up to 256 are a launch.
+// Linears of 17 rows and more are kernels of their own. Where sequences have few rows, up to 256 are a launch.
 QSPEC_TEST(launches_of_many_rows_are_long) {
   using Rows = std::vector<int>;
-  QSPEC_EXPECT(launches_of(1, 32, 32, 2048) == Rows{-32});
-  QSPEC_EXPECT(launches_of(1, 33, 33, 2048) == Rows{33});
-  QSPEC_EXPECT(launches_of(1, 25, 1000, 2048) == Rows{-25});
-  QSPEC_EXPECT(launches_of(1, 25, 32768, 2048) == Rows{25});  // attention saves more
   QSPEC_EXPECT(launches_of(1, 16, 32768, 2048) == Rows{-16});
+  QSPEC_EXPECT(launches_of(1, 17, 32768, 2048) == Rows{17});
+  QSPEC_EXPECT(launches_of(1, 17, 17, 32) == Rows{17});
+  QSPEC_EXPECT(launches_of(1, 17, 17, 0) == Rows{-17});
   QSPEC_EXPECT(launches_of(12, 8, 1000, 2048) == Rows{96});
   QSPEC_EXPECT(launches_of(14, 7, 1000, 2048) == Rows{98});
   QSPEC_EXPECT(launches_of(64, 4, 1000, 2048) == Rows{256});
@@ -542,19 +541,19 @@ QSPEC_TEST(many_rows_at_once_give_the_same_bits) {
   }
 }
 
-// How all linears of long launches of so many rows are cut: row blocks of a tile, and parts.
-std::set<std::pair<int, int>> cuts_of(const Session& session, int num_blocks, int rows) {
-  std::set<std::pair<int, int>> all;
+// How all linears of long launches of so many rows are cut: row blocks and warpgroups of a tile, and parts.
+std::set<std::array<int, 3>> cuts_of(const Session& session, int num_blocks, int rows) {
+  std::set<std::array<int, 3>> all;
   for (const cuda::Phase& phase : static_cast<const cuda::CudaSession&>(session).phases(false, rows, true)) {
     if (phase.kind != cuda::PhaseKind::kLinear || phase.rows != cuda::Rows::kTokens) continue;
     const cuda::GemmShape shape = cuda::gemm_shape(num_blocks, rows, phase.linear);
-    all.insert({shape.row_blocks, shape.parts});
+    all.insert({shape.row_blocks, shape.groups, shape.parts});
   }
   return all;
 }
-// More than 32 rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
+// Many rows are one launch whose linears are kernels of their own (gemm/cluster_gemm.cuh): passes of 128 rows, the last of which isn't full, over several slices of
 // k and runs that end early, on so few blocks that each has several tiles. Two sequences in one launch, and drafts. On more blocks fewer rows come in passes of 64 and of 32, too, and
-// three blocks share each tile of what has three slices.
+// three blocks share each tile of what has three slices. Up to 32 rows are one pass, whose linears make the norm behind them; codes may have tiles of 256 outputs.
 QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   struct Case {
     const char* format;
@@ -562,9 +561,9 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
     KvFormat kv;
   };
   struct Fewer {
-    int rows, blocks, row_blocks, parts;
+    int rows, blocks, row_blocks, groups, parts;
   };
-  constexpr Fewer kFewer[] = {{140, 8, 8, 1}, {100, 8, 4, 1}, {100, 7, 16, 3}, {40, 8, 8, 3}, {100, 24, 4, 3}};
+  constexpr Fewer kFewer[] = {{140, 8, 8, 2, 1}, {100, 8, 4, 2, 1}, {100, 7, 16, 2, 3}, {40, 8, 8, 2, 3}, {100, 24, 4, 2, 3}, {29, 8, 4, 2, 3}, {32, 7, 4, 4, 1}, {17, 3, 4, 2, 1}};
   for (const Case& c : {Case{"bf16", 64, 0, KvFormat::kBf16}, {"int4", 128, 0, KvFormat::kInt8}, {"nested", 128, 128, KvFormat::kInt8Nested}}) {
     LlamaShape shape;
     shape.hidden = 256, shape.intermediate = 4352, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
@@ -580,11 +579,12 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
     auto session = session_on_blocks(3, session_config(*cuda_backend(), model, spec));
     auto without_long = session_on_blocks(3, session_config(*cuda_backend(), model, spec), false);
     if (!session || !without_long) return;
-    QSPEC_EXPECT(cuts_of(*session, 3, 300).count({cuda::kGemmRowBlocks, 1}) == 1);
+    QSPEC_EXPECT(cuts_of(*session, 3, 300).count({cuda::kGemmRowBlocks, cuda::kGemmGroups, 1}) == 1);
     std::map<int, std::unique_ptr<Session>> on_more;
     for (const Fewer& fewer : kFewer) {
       if (on_more[fewer.blocks] == nullptr) on_more[fewer.blocks] = session_on_blocks(fewer.blocks, session_config(*cuda_backend(), model, spec));
-      QSPEC_EXPECT(cuts_of(*on_more[fewer.blocks], fewer.blocks, fewer.rows).count({fewer.row_blocks, fewer.parts}) == 1);
+      if (format == "bf16" && fewer.groups > cuda::kGemmGroups) continue;  // dense weights have no such tiles
+      QSPEC_EXPECT(cuts_of(*on_more[fewer.blocks], fewer.blocks, fewer.rows).count({fewer.row_blocks, fewer.groups, fewer.parts}) == 1);
     }
     const std::vector<int32_t> tokens = random_tokens(280, shape.vocab, 31);
     const std::vector<int32_t> pages = some_pages(18), others = {62, 63};
