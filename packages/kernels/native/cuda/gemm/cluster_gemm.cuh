@@ -646,79 +646,88 @@ struct ClusterGemm {
   static constexpr int kScalesThreads = (kGroupWarps + Tile::kScaleWarps) * kWarp;
 };
 
-// What sums of a tile's rows are multiplied with, by three warps, for each tile of the block: 1 / rms of rows whose norm another phase left to divide by, and
-// what codes are multiples of (as finish_sums()).
+// ---- What sums of a tile's rows are multiplied with, by three warps, for each tile of the block: 1 / rms of rows whose norm another phase left to divide by, and what
+// codes are multiples of (as finish_sums()) -----------------------------------------------------------------------------------------------------------
+
+template <GemmMode mode>
+QSPEC_DEVICE float scale_of(const LinearSpec& spec, float factor) {
+  return (mode == GemmMode::kHiLo ? factor / static_cast<float>(spec.weight.radix) : factor) * (mode == GemmMode::kDense ? 1.0f : kCodesAUnit);
+}
+template <typename Gemm, int groups>
+QSPEC_DEVICE void give_scales() {
+  QSPEC_UNROLL
+  for (int group = 0; group < groups; ++group) group_barrier(Gemm::kScalesBarrier + group, Gemm::kScalesThreads);
+}
+
+// From squares of runs.
 template <GemmMode mode, int n8, int groups, bool is_shared>
-struct GemmScales {
+QSPEC_DEVICE void find_scales(const ClusterGemmParams& params, const GemmTiles<groups, is_shared>& tiles, int warp) {
   using Gemm = ClusterGemm<mode, n8, groups, is_shared>;
-  using Tile = typename Gemm::Tile;
-  static constexpr int kWarps = Tile::kScaleWarps;
-  static constexpr int kRunsAtOnce = groups == kGemmGroups ? 8 : 4;  // rows, whose loads wait together; as registers allow
-
-  const ClusterGemmParams& params;
-  const RowsSpec& source;
-  int warp, first_row, rows, parity = 0;  // the tile's first; of the launch
-
-  QSPEC_DEVICE bool is_there(int row) const { return row < Tile::kRows && first_row + row < rows; }
-  QSPEC_DEVICE const float* squares_of(int row, int each) const { return params.phase.x.squares + static_cast<int64_t>(first_row + row) * each; }
-  QSPEC_DEVICE void put(int row, float factor) const {
-    const float scale = (mode == GemmMode::kHiLo ? factor / static_cast<float>(params.phase.linear.weight.radix) : factor) * (mode == GemmMode::kDense ? 1.0f : kCodesAUnit);
-    shared_store_float(Tile::kScalesAt + (parity * Tile::kRows + row) * 4, scale);
-  }
-  QSPEC_DEVICE void put_ones() const {
-    for (int row = warp * kWarp + lane_index(); row < Tile::kRows; row += kWarps * kWarp) put(row, 1.0f);
-  }
-  QSPEC_DEVICE void put_of_runs() const {
-    const int lane = lane_index(), runs = num_row_runs(source);
+  if (!tiles.has_last_slice()) return;
+  constexpr int kAtOnce = groups == kGemmGroups ? 8 : 4, kRows = Gemm::Tile::kRows, warps = Gemm::Tile::kScaleWarps;
+  const int lane = lane_index(), runs = num_row_runs(params.phase.source), rows = load_constant(&params.batch->rows);
+  const float* squares = params.phase.x.squares;
+  int parity = 0;
+  for (int tile = tiles.first(); tile < tiles.tiles; tile += tiles.step(), parity ^= 1) {
+    const int first_row = tiles.pass(tile) * kRows;
     QSPEC_NO_UNROLL
-    for (int first = warp; first < Tile::kRows; first += kRunsAtOnce * kWarps) {
-      float sums[kRunsAtOnce] = {};  // of the lane's first run; few rows have more than 32
+    for (int first = warp; first < kRows; first += kAtOnce * warps) {
+      float sums[kAtOnce] = {};  // of the lane's first run; few rows have more than 32
       QSPEC_UNROLL
-      for (int r = 0; r < kRunsAtOnce; ++r)
-        if (is_there(first + r * kWarps) && lane < runs) sums[r] = load_l2(squares_of(first + r * kWarps, runs) + lane);
+      for (int r = 0; r < kAtOnce; ++r) {
+        const int row = first + r * warps;
+        if (squares && row < kRows && first_row + row < rows && lane < runs) sums[r] = load_l2(squares + (first_row + row) * runs + lane);
+      }
       QSPEC_UNROLL
-      for (int r = 0; r < kRunsAtOnce; ++r) {
-        const int row = first + r * kWarps;
-        if (row >= Tile::kRows) break;
+      for (int r = 0; r < kAtOnce; ++r) {
+        const int row = first + r * warps;
+        if (row >= kRows) break;
         float sum = sums[r];
-        for (int run = lane + kWarp; is_there(row) && run < runs; run += kWarp) sum += load_l2(squares_of(row, runs) + run);
-        const float factor = factor_of(source, sum);
-        if (lane == 0) put(row, factor);
+        for (int run = lane + kWarp; squares && first_row + row < rows && run < runs; run += kWarp) sum += load_l2(squares + (first_row + row) * runs + run);
+        const float scale = scale_of<mode>(params.phase.linear, squares ? factor_of(params.phase.source, sum) : 1.0f);
+        if (lane == 0) shared_store_float(Gemm::Tile::kScalesAt + (parity * kRows + row) * 4, scale);
       }
     }
+    give_scales<Gemm, groups>();
   }
-  // Copied to shared memory first, several rows together.
-  QSPEC_DEVICE void put_of_tiles() const {
-    const int each = row_squares(source.width), stride = each * 4 + kRowSquaresPad, at_once = kRowSquaresBytes / stride, lane = lane_index();
-    const SharedPlace own = shared_place(Tile::kSquaresAt + warp * kRowSquaresBytes);
+}
+
+// From squares of tiles, of a launch of up to 32 rows: copied to shared memory first, eight lanes a row.
+template <GemmMode mode, int n8, int groups, bool is_shared>
+QSPEC_DEVICE void find_scales_of_few(const ClusterGemmParams& params, const GemmTiles<groups, is_shared>& tiles, int warp) {
+  using Gemm = ClusterGemm<mode, n8, groups, is_shared>;
+  if (!tiles.has_last_slice()) return;
+  constexpr int kRowLanes = 8, warps = Gemm::Tile::kScaleWarps;
+  const RowsSpec& source = params.phase.source;
+  const int lane = lane_index(), rows = load_constant(&params.batch->rows), each = row_squares(source.width), stride = each * 4 + kRowSquaresPad, at_once = kRowSquaresBytes / stride;
+  const SharedPlace own = shared_place(Gemm::Tile::kSquaresAt + warp * kRowSquaresBytes);
+  const float* squares = params.phase.x.squares;
+  int parity = 0;
+  for (int tile = tiles.first(); tile < tiles.tiles; tile += tiles.step(), parity ^= 1) {
     QSPEC_NO_UNROLL
-    for (int first = warp; first < Tile::kRows; first += at_once * kWarps) {
+    for (int first = warp; first < rows; first += at_once * warps) {
       QSPEC_NO_UNROLL
-      for (int r = 0, row = first; r < at_once && is_there(row); ++r, row += kWarps)
-        for (int i = lane * 4; i < each; i += kWarp * 4) copy_async<16>(own + (r * stride + i * 4), squares_of(row, each) + i);
+      for (int r = 0, row = first; squares && r < at_once && row < rows; ++r, row += warps)
+        for (int i = lane * 4; i < each; i += kWarp * 4) copy_async<16>(own + (r * stride + i * 4), squares + row * each + i);
       commit_async(), wait_async<0>();
       sync_warp();
       QSPEC_NO_UNROLL
-      for (int begin = 0; begin < at_once && is_there(first + begin * kWarps); begin += kWarp / 8) {
-        const int r = begin + lane / 8, row = first + r * kWarps;
-        const float factor = factor_of_tiles(source, own + (r < at_once ? r : at_once - 1) * stride);
-        if (r < at_once && is_there(row) && lane % 8 == 0) put(row, factor);
+      for (int begin = 0; begin < at_once && first + begin * warps < rows; begin += kWarp / kRowLanes) {
+        const int r = begin + lane / kRowLanes, row = first + r * warps;
+        const float scale = scale_of<mode>(params.phase.linear, squares ? factor_of_tiles(source, own + (r < at_once ? r : at_once - 1) * stride) : 1.0f);
+        if (r < at_once && row < rows && lane % kRowLanes == 0) shared_store_float(Gemm::Tile::kScalesAt + (parity * Gemm::Tile::kRows + row) * 4, scale);
       }
       sync_warp();  // the next rows' come to their place
     }
+    give_scales<Gemm, groups>();
   }
-  QSPEC_DEVICE void run(const typename Gemm::Tiles& tiles) {
-    if (!tiles.has_last_slice()) return;
-    for (int tile = tiles.first(); tile < tiles.tiles; tile += tiles.step(), parity ^= 1) {
-      first_row = tiles.pass(tile) * Tile::kRows;
-      if (!params.phase.x.squares) put_ones();
-      else if (has_few_rows(n8) && has_tile_squares(params.blocks)) put_of_tiles();
-      else put_of_runs();
-      QSPEC_UNROLL
-      for (int group = 0; group < groups; ++group) group_barrier(Gemm::kScalesBarrier + group, Gemm::kScalesThreads);
-    }
-  }
-};
+}
+template <GemmMode mode, int n8, int groups, bool is_shared>
+QSPEC_DEVICE void find_any_scales(const ClusterGemmParams& params, const GemmTiles<groups, is_shared>& tiles, int warp) {
+  if constexpr (has_few_rows(n8))
+    if (has_tile_squares(params.blocks)) return find_scales_of_few<mode, n8>(params, tiles, warp);
+  find_scales<mode, n8>(params, tiles, warp);
+}
 
 // Of chips that have no such launches (session/step_plan.cpp), nothing.
 template <GemmMode mode, int n8, int groups, bool is_shared>
@@ -741,7 +750,7 @@ QSPEC_KERNEL((GemmTile<mode, n8, groups>::kThreads), 1) cluster_gemm_kernel(cons
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Tile::kCopyRegisters));
     wait_for_previous_kernel();
     const int warp = thread_index() / kWarp - Tile::kWarps;
-    if (warp > 0) GemmScales<mode, n8, groups, is_shared>{params, params.phase.source, warp - 1, 0, load_constant(&params.batch->rows)}.run(tiles);
+    if (warp > 0) find_any_scales<mode, n8>(params, tiles, warp - 1);
     else if (lane_index() == 0) bring_activations<Tile, groups, is_shared>(params, tiles);
   }
   cluster_barrier();  // others of the cluster may still copy to, or arrive at, a block that is done
@@ -749,7 +758,7 @@ QSPEC_KERNEL((GemmTile<mode, n8, groups>::kThreads), 1) cluster_gemm_kernel(cons
   const Tiles tiles(params.phase.linear, load_constant(&params.batch->rows), Tile::kRows, params.parts);
   const int warp = thread_index() / kWarp - Tile::kWarps;
   if (warp < 0) Gemm(params, tiles).run();
-  else if (warp > 0) GemmScales<mode, n8, groups, is_shared>{params, params.phase.source, warp - 1, 0, load_constant(&params.batch->rows)}.run(tiles);
+  else if (warp > 0) find_any_scales<mode, n8>(params, tiles, warp - 1);
 #endif
 }
 
