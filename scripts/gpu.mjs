@@ -26,6 +26,10 @@ async function main() {
   const prebuilt = takeOption(args, '--prebuilt');
   const isFat = takeFlag(args, '--fat');
   const isBuilding = !takeFlag(args, '--no-build') && !prebuilt;
+  if (prebuilt && !existsSync(prebuilt))
+    fail(
+      `Expected --prebuilt to name a folder but ${prebuilt} does not exist: npm run gpu:pack -- <folder> makes one.`,
+    );
   if (command === 'pack') expectFolder();
   else if (prebuilt && existsSync(join(prebuilt, 'gpu.mjs'))) runFolder(prebuilt);
 

@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { takeFlag, takeOption } from './arguments.mjs';
 import { benchmarksOf } from './programs/bench.mjs';
@@ -61,6 +63,16 @@ describe('rows and arguments', () => {
     appendRow(path, ['device', 'ms', 'note'], { device: 'a, "b"', ms: 1.5 });
     appendRow(path, ['device', 'ms', 'note'], { device: 'c', ms: 2, note: 'x' });
     expect(readFileSync(path, 'utf8')).toBe('device,ms,note\n"a, ""b""",1.5,\nc,2,x\n');
+  });
+
+  it('names a prebuilt folder that is not there, and builds nothing', () => {
+    const missing = join(folder, 'nowhere'),
+      script = fileURLToPath(new URL('../gpu.mjs', import.meta.url));
+    const { status, stderr } = spawnSync(process.execPath, [script, 'test', '--prebuilt', missing], {
+      encoding: 'utf8',
+    });
+    expect(status).toBe(1);
+    expect(stderr).toContain(`${missing} does not exist`);
   });
 
   it('takes its own options out and leaves the others', () => {
