@@ -269,7 +269,7 @@ template <GemmMode mode, int n8, int groups, bool is_shared>
 struct ClusterGemm {
   using Tile = GemmTile<mode, n8, groups>;
   using Tiles = GemmTiles<groups, is_shared>;
-  static constexpr bool kIsDense = mode == GemmMode::kDense, kTakesTurns = groups == 2;
+  static constexpr bool kIsDense = mode == GemmMode::kDense, kTakesTurns = groups == kGemmGroups;
   static constexpr int kDenseTiles = n8 == kGemmRowBlocks ? 4 : 8;  // of dense weights in registers: with few rows they come faster
   static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
@@ -571,7 +571,7 @@ struct ClusterGemm {
         finish(v, shared_load_float(row_scales + in_tile * 4), bias);
         const float4& b = before[i];
         const float sum[4] = {add_flushed(b.x, v[0]), add_flushed(b.y, v[1]), add_flushed(b.z, v[2]), add_flushed(b.w, v[3])};
-        const float of_tile = four_lanes_sum(four_squares(sum));
+        const float of_tile = tile_squares(four_squares(sum), 16, 8);  // see four_of_lane()
         if (in_tile + of.row >= rows) continue;
         *reinterpret_cast<float4*>(place + in_tile * spec.output_stride) = {sum[0], sum[1], sum[2], sum[3]};
         uint8_t* const to = x + (block + i) * kWideBlockBytes;

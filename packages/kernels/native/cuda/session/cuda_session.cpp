@@ -201,7 +201,7 @@ Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stret
       return launch_attention(blocks, launch.rows, plan.config(launch.row_class), params, first.attention, stream_.get());
     case StepPlan::Kernel::kStep: break;
   }
-  if (kRowClasses[launch.row_class].is_long) params.attention = {TeamWay::kGroups, kGroupTeamWarps, 0, 0, 0};  // attends to nothing, and keeps no rows in shared memory
+  if (kRowClasses[launch.row_class].is_long) params.attention = {TeamWay::kGroups, kGroupTeamWarps, 0, 0, 0};  // attends to nothing, and with more than 32 rows keeps none in shared memory
   return launch_step(launch.row_class, blocks, plan.config(launch.row_class), params, stream_.get());
 }
 

@@ -3,7 +3,7 @@
 namespace qspec::cuda {
 
 namespace {
-constexpr size_t kMaxGraphs = 256, kMaxLongGraphs = 32;  // of each kind; a long one takes some megabytes
+constexpr size_t kMaxGraphs = 256, kMaxLongGraphs = 32;  // of each kind; a long one takes up to 2 MB
 }
 
 Status GraphCache::run(const std::string& key, bool is_long, cudaStream_t stream, const std::function<Status()>& enqueue) {

@@ -71,11 +71,6 @@ QSPEC_DEVICE void transpose_fours(float (&v)[4]) {
     }
   }
 }
-// Over the four lanes that have a row's outputs of a row-tile, in the order of tile_squares(). All lanes.
-QSPEC_DEVICE float four_lanes_sum(float four) {
-  four += shuffle_xor(four, 16);
-  return four + shuffle_xor(four, 8);
-}
 struct FourOfLane {
   int row, within;  // of the row block; the first output
 };

@@ -76,10 +76,10 @@ QSPEC_DEVICE float magnitude(float v) { return is_finite(v) ? fabsf(v) : float_o
 
 // Sums of squares in one order, whoever adds: four neighbours in order, then by a tree the 16 of a row-tile of outputs, and the 32 of these of a run.
 QSPEC_DEVICE float four_squares(const float* v) { return fmaf(v[3], v[3], fmaf(v[2], v[2], fmaf(v[1], v[1], v[0] * v[0]))); }
-// Of 16 elements, of which each of four neighbouring lanes has four.
-QSPEC_DEVICE float tile_squares(float four) {
-  four += shuffle_xor(four, 1);
-  return four + shuffle_xor(four, 2);
+// Of 16 elements, of which each of four lanes has four: neighbours, or lanes that differ by these masks, of which the first leads from the first four to the second.
+QSPEC_DEVICE float tile_squares(float four, int first_mask = 1, int second_mask = 2) {
+  four += shuffle_xor(four, first_mask);
+  return four + shuffle_xor(four, second_mask);
 }
 // Tiles 8·i + lane / 4 of a run, as its lanes have them.
 struct RunSquares {
