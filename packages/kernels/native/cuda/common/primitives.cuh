@@ -162,6 +162,9 @@ QSPEC_DEVICE float rsqrt_fast(float x) {
 #endif
 }
 QSPEC_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
+// n / d by the reciprocal of d, exact while n · d < 2^31.
+inline uint32_t reciprocal_of(int d) { return static_cast<uint32_t>(((int64_t{1} << 31) + d - 1) / d); }
+QSPEC_DEVICE int quotient(int n, uint32_t reciprocal) { return static_cast<int>(static_cast<uint64_t>(n) * reciprocal >> 31); }
 QSPEC_DEVICE bool is_finite(float x) { return (bits_of_float(x) & 0x7f800000u) != 0x7f800000u; }
 QSPEC_DEVICE bool is_nan(float x) { return (bits_of_float(x) & 0x7fffffffu) > 0x7f800000u; }
 

@@ -17,22 +17,27 @@ struct FormatTimes {
 constexpr FormatTimes kDenseTimes = {3.1, 3.9, 1.0 / 37000}, kCodesTimes = {3.2, 2.3, 1.0 / 32700}, kNibblesTimes = {4.1, 2.7, 1.0 / 27200};
 constexpr double kOfEachWarp = 0.24;  // The more warps a multiprocessor has at work, the longer each takes:
 // so much more where several use the same tiles, or so much for each that works.
-constexpr double kColumnsTime = 1.8, kOfEachColumnsWarp = 0.26;
-constexpr double kItemTime = 6.1, kItemOfEachWarp = 0.44;  // queries, folding and handing in results,
-constexpr double kWideItemTime = 10;                       // with sixteen columns a warp,
-constexpr double kColumnsItemTime = 12.5, kTilesItemTime = 1;  // a split whose tiles the team takes: what its bytes take comes to that
-// Where a block takes an item; of a split, and so much more for each that it has under way: in the step kernel, and in a kernel of its own, over bfloat16 and codes.
+constexpr double kColumnsTime = 1.8, kTilesItemTime = 1;  // of tiles: what a split's bytes take comes to that
+// Of an item's queries and of handing in its results, and in the step kernel of folding them; with sixteen columns a warp, and by columns; so much more for each warp at work.
+struct ItemTimes {
+  double splits, wide_splits, columns, of_each_warp, of_each_columns_warp, unit;  // a further segment of it
+};
+constexpr ItemTimes kItemTimes = {6.1, 10, 12.5, 0.44, 0.26, 1};
+// Where a block takes an item; of a split, and so much more for each that it has under way.
 struct GroupTimes {
   double item, split, of_each;
 };
-constexpr GroupTimes kGroupTimes = {17, 2.2, 1.35}, kLongGroupTimes = {9, 1.6, 0.8}, kLongGroupCodesTimes = {9, 1.9, 1.0};
-constexpr double kWarpgroupItemTime = 6, kWarpgroupColumnTime = 0.044;  // where a warpgroup does, of a launch's own kernel; by columns
-constexpr double kOfEachWarpgroup = 1.7, kOfEachCodesWarpgroup = 1.95;  // of a split, for each that works on one; or of a prompt, which is in L2:
+constexpr GroupTimes kGroupTimes = {17, 2.2, 1.35};
+// Kernels of their own, in long launches: 26 shapes of 17 to 128 rows over two caches, in all ways. What all ways take is left out.
+constexpr ItemTimes kLongItemTimes = {1.4, 1.2, 2.7, 0.11, 0.18, 0.32};
+constexpr GroupTimes kLongGroupTimes = {4.7, 1.35, 0.54}, kLongGroupCodesTimes = {4.7, 1.25, 1.15};
+constexpr double kWarpgroupItemTime = 1.9, kWarpgroupColumnTime = 0.07;  // where a warpgroup takes an item; by columns
+constexpr double kOfEachWarpgroup = 1.4, kOfEachCodesWarpgroup = 1.8;    // of a split, for each that works on one; or of a prompt, which is in L2:
 constexpr double kPromptSplitTime = 0.9, kOfEachPromptWarpgroup = 0.3;
-constexpr double kUnitTime = 1;                            // a further segment of an item
-constexpr double kFoldTime = 0.8;                          // of what items handed in,
-constexpr double kFoldTurnTime = 1.1;                      // for up to eight results of each thread's outputs
-constexpr int kMostTurns = 8;                              // of splits or chunks that are worth a try
+constexpr double kFoldsTime = 0.6, kFoldsByteTime = 0.3e-6;  // of the kernel that folds; in the step kernel a team
+constexpr double kFoldTime = 0.8;      // does,
+constexpr double kFoldTurnTime = 1.1;  // for up to eight results of each thread's outputs
+constexpr int kMostTurns = 8;          // of splits or chunks that are worth a try
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with up to eight columns and the shortest rings, and with longer ones: the rest is L1
 
 // So many teams with rings as long as there is room for; none where there isn't.
@@ -84,6 +89,10 @@ class Planner {
       for (int row = sequences_[s].begin; row < sequences_[s].end; row += block_rows_)
         add_rows(static_cast<int>(s), row, std::min(row + block_rows_, sequences_[s].end), num_groups++);
     }
+    bool is_folded = false;
+    int most_rows = 0;
+    for (const AttentionFold& fold : out_->folds) is_folded |= fold.num_items > 1 || fold.num_segments > 1, most_rows = std::max(most_rows, fold.num_rows);
+    if (is_folded) out_->fold_shape = {num_groups, most_rows};
     const bool needs_results = share_ != Share::kRows;
     return is_possible_ && (!needs_results || (static_cast<int64_t>(num_rows) * out_->result_stride <= geometry_.result_slots &&
                                                static_cast<int64_t>(num_rows) * out_->segment_stride <= geometry_.segment_slots &&
@@ -111,31 +120,37 @@ class Planner {
     for (const AttentionItem& item : out_->items) longest = std::max(longest, item.split_end - item.split_begin);
     const int segments = (longest + kSegmentSplits - 1) / kSegmentSplits;
     const bool by_splits = is_by_splits(share.way), by_columns = share.way == TeamWay::kColumns, by_tiles = share.way == TeamWay::kTiles, is_wide = share.way == TeamWay::kWideSplits;
+    const ItemTimes& item_times = is_long_ ? kLongItemTimes : kItemTimes;
     if (by_tiles && turns > 1) return std::numeric_limits<double>::infinity();  // whole chunks take less
     if (share.way == TeamWay::kGroups) {
       const int chunks = (longest + kChunkSplits - 1) / kChunkSplits, of_group = std::min((chunks + kSplitGroups - 1) / kSplitGroups * kChunkSplits, longest);
       const GroupTimes& group = !is_long_ ? kGroupTimes : geometry_.has_codes() ? kLongGroupCodesTimes : kLongGroupTimes;
       const double split = group.split + group.of_each * std::min(chunks, kSplitGroups);
-      return static_cast<double>(turns) * (group.item + of_group * split + (segments - 1) * kUnitTime) + fold_cost(share);
+      return static_cast<double>(turns) * (group.item + of_group * split + (segments - 1) * item_times.unit) + fold_cost(share);
     }
     if (share.way == TeamWay::kWarpgroups) {
       const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
       const double split = is_prompt_ ? kPromptSplitTime + kOfEachPromptWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
-      return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * split + (segments - 1) * kUnitTime) + fold_cost(share);
+      return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * split + (segments - 1) * item_times.unit) + fold_cost(share);
     }
     const int of_warp = !by_splits ? longest : is_long_item(0, longest) ? segments * kChunkSplits : 1;  // splits of an item
     const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);  // teams of a multiprocessor
     const double readers = at_once * (by_splits ? std::min(longest, kMaxTeamWarps) : 1), warps = at_once * share.team_warps;
     const double split_bytes = 2.0 * kSplitPositions * geometry_.head_dim * (geometry_.has_codes() ? 1 : 2);
     const FormatTimes& times = geometry_.format == KvFormat::kBf16 ? kDenseTimes : geometry_.format == KvFormat::kInt8 ? kCodesTimes : kNibblesTimes;
-    const double together = std::max(kColumnsTime, kOfEachColumnsWarp * warps);
+    const double together = std::max(kColumnsTime, item_times.of_each_columns_warp * warps);
     const double split = std::max((by_tiles ? 0 : times.split) + (is_wide ? times.wide : 0) + (by_columns ? together : kOfEachWarp * warps), readers * split_bytes * times.byte);
-    const double item = (by_columns ? kColumnsItemTime : by_tiles ? kTilesItemTime : is_wide ? kWideItemTime : kItemTime) + kItemOfEachWarp * warps;
-    return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * kUnitTime) + fold_cost(share);
+    const double item = (by_columns ? item_times.columns : by_tiles ? kTilesItemTime : is_wide ? item_times.wide_splits : item_times.splits) + item_times.of_each_warp * warps;
+    return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * item_times.unit) + fold_cost(share);
   }
   int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
-    if (share_ == Share::kRows) return 0;
+    if (share_ == Share::kRows || (is_long_ && out_->fold_shape.groups == 0)) return 0;
+    if (is_long_) {
+      const int of_result = share_ == Share::kSplit ? 1 : share_ == Share::kChunk ? kChunkSplits : kSegmentSplits;  // splits
+      const double results = static_cast<double>(positions_.size()) * geometry_.num_heads * ((num_splits_ + of_result - 1) / of_result);
+      return kFoldsTime + results * (geometry_.head_dim + kResultTail) * sizeof(float) * kFoldsByteTime;
+    }
     const int threads = share.team_warps * 32, outputs = columns() * geometry_.head_dim / 4;
     const int of_segment = std::min(num_splits_, kSegmentSplits), segments = (num_splits_ + kSegmentSplits - 1) / kSegmentSplits;
     const auto fold = [&](int results) { return kFoldTurnTime * ((outputs + threads - 1) / threads) * ((results + 7) / 8); };
@@ -156,7 +171,7 @@ class Planner {
     if (share_ == Share::kSegments && splits - block.tail > kSegmentSplits) is_possible_ = false;
     if (share_ == Share::kRows) {
       add_item(block, begin, end, 0, splits, 0, false);
-      out_->folds.push_back({begin, end - begin, 0, 1, 0, 1, 0, group, 1, 1, {}});
+      out_->folds.push_back({begin, end - begin, 0, 1, 0, 1, 0, group, 1, 1, 0, 0});
       return;
     }
     const size_t first_fold = out_->folds.size();
@@ -198,7 +213,7 @@ class Planner {
 
   // Behind its items.
   void add_fold(const Block& block, int segment, int results, int chunks, int items) {
-    out_->folds.push_back({block.begin, block.end - block.begin, slot_of(segment), results, chunks, items, segment, block.group, block.segments(), 0, {}});
+    out_->folds.push_back({block.begin, block.end - block.begin, slot_of(segment), results, chunks, items, segment, block.group, block.segments(), 0, 0, 0});
   }
 
   void add_item(const Block& block, int begin, int end, int split_begin, int split_end, int result, bool is_tail) {
@@ -249,6 +264,26 @@ std::vector<int> rows_to_try(TeamWay way, int most) {
   return {most, (most + 1) / 2};
 }
 
+// For a kernel that folds (step/folds_kernel.h): the first fold of each block of rows where the block's number says, the others behind all of these.
+void order_folds(AttentionPlan* plan) {
+  std::vector<AttentionFold> ordered;
+  std::vector<int32_t> place(plan->folds.size());
+  for (const bool is_first : {true, false}) {
+    for (size_t i = 0; i < plan->folds.size(); ++i) {
+      const AttentionFold& fold = plan->folds[i];
+      if ((i == 0 || plan->folds[i - 1].group != fold.group) != is_first) continue;
+      place[i] = static_cast<int32_t>(ordered.size());
+      ordered.push_back(fold);
+    }
+  }
+  for (size_t i = 0; i < plan->folds.size(); ++i) {
+    AttentionFold& first = ordered[plan->folds[i].group];
+    if (place[i] == first.group && first.num_folds > 1) first.rest = place[i + 1];
+  }
+  for (AttentionItem& item : plan->items) item.fold = place[item.fold];
+  plan->folds = std::move(ordered);
+}
+
 }  // namespace
 
 bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vector<int32_t>& positions, const AttentionGeometry& geometry, bool writes_first,
@@ -289,6 +324,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
       consider(rows, Share::kRows, 0);
     }
   }
+  if (is_long) order_folds(out);
   // Of a prefill the later rows see more: blocks take what is long first, so that what is left at the end is short.
   if (is_long || out->share.way == TeamWay::kGroups)
     std::stable_sort(out->items.begin(), out->items.end(), [](const AttentionItem& a, const AttentionItem& b) { return a.split_end - a.split_begin > b.split_end - b.split_begin; });

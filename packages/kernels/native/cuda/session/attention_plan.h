@@ -28,6 +28,7 @@ struct AttentionPlan {
   std::vector<AttentionItem> items;
   std::vector<AttentionFold> folds;
   int result_stride = 0, segment_stride = 0;
+  FoldShape fold_shape{0, 0};
   TeamShare share{TeamWay::kSplits, kMaxTeamWarps, 0, kRingTurns[2], 0};
 };
 

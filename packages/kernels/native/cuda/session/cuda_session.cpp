@@ -198,7 +198,7 @@ Status CudaSession::enqueue(const Launch& launch, const StepPlan::Stretch& stret
     case StepPlan::Kernel::kRows: return launch_rows(launch.rows, {first, params.batch, params.blocks}, stream_.get());
     case StepPlan::Kernel::kAttention:
       if (launch.attention.way == TeamWay::kWarpgroups) params.workspace.block_scratch = reinterpret_cast<float*>(long_scratch_);
-      return launch_attention(blocks, launch.rows, plan.config(launch.row_class), params, first.attention, stream_.get());
+      return launch_attention(blocks, launch.rows, plan.config(launch.row_class), params, first.attention, launch.folds, stream_.get());
     case StepPlan::Kernel::kStep: break;
   }
   if (kRowClasses[launch.row_class].is_long) params.attention = {TeamWay::kGroups, kGroupTeamWarps, 0, 0, 0};  // attends to nothing, and with more than 32 rows keeps none in shared memory
@@ -226,7 +226,7 @@ Status CudaSession::run(const std::vector<Launch>& launches) {
     const TeamShare& share = launch.attention;
     const char code[] = {static_cast<char>('a' + launch.row_class), static_cast<char>('a' + static_cast<int>(share.way)), static_cast<char>('a' + share.team_warps), static_cast<char>('a' + share.num_teams), static_cast<char>('a' + share.ring_turns), launch.is_draft ? 'd' : 't', launch.is_sampled ? launch.has_general ? 'g' : 's' : '-', 0};
     key += code;
-    if (kRowClasses[launch.row_class].is_long) key += std::to_string(launch.rows) + (launch.only_logits ? "l" : ""), is_long = true;  // grids follow from it
+    if (kRowClasses[launch.row_class].is_long) key += std::to_string(launch.rows) + '/' + std::to_string(launch.folds.groups) + '/' + std::to_string(launch.folds.rows) + (launch.only_logits ? "l" : ""), is_long = true;  // grids follow from these
   }
   return graphs_.run(key, is_long, stream_.get(), [&]() -> Status {
     for (const Launch& launch : launches) QSPEC_RETURN_IF_ERROR(enqueue(launch));

@@ -63,6 +63,7 @@ Status LaunchList::add_launch(bool is_draft, const PassRows& pass, int first, in
   launch.is_draft = is_draft;
   launch.rows = count, launch.row_class = row_class_of(count, is_long);
   launch.attention = attention.share;
+  if (is_long) launch.folds = attention.fold_shape;
 
   StepBatch b{};
   b.rows = count, b.writes_first = writes;

@@ -28,6 +28,7 @@ struct Launch {
   bool only_logits = false;            // of rows of the launch before, which had too many
   int rows = 0, row_class = 0;
   TeamShare attention{};
+  FoldShape folds{};                   // of a long launch
   int slot = 0;                        // of its structs in the arena's fixed part
   int first_logit_row = 0, num_logit_rows = 0;
   bool is_sampled = false, has_general = false;

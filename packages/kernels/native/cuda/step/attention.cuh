@@ -27,8 +27,9 @@ struct AttentionWork {  // one item, for one KV head
   int place;       // which of the team's items in shared memory this is
 };
 
-// `head_dim`, or 0: told at run time. `may_post`: of the kernel whose launches may post words.
-template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
+// `head_dim`, or 0: told at run time. `may_post`: of the kernel whose launches may post words. `by_kernels`: of a kernel that has attention alone (step/attention_kernel.cu):
+// queries are made before it, and what items hand in is folded behind it.
+template <CacheCodes codes, int head_dim, TeamWay way, bool may_post, bool by_kernels = false>
 struct AttentionPhase {
   static constexpr bool by_columns = way == TeamWay::kColumns, by_splits = is_by_splits(way), is_wide = way == TeamWay::kWideSplits, by_tiles = way == TeamWay::kTiles;
   using Tiles = CacheTiles<codes, head_dim>;
@@ -151,6 +152,7 @@ struct AttentionPhase {
     const int num_queries = item.num_rows * heads;
     for (int c = thread(); c < num_columns(); c += team_threads())
       shared_store_4(own_at(work.place, c), static_cast<uint32_t>(c < num_queries ? start.positions[item.row_begin + row_of(c)] : INT32_MAX));
+    if constexpr (by_kernels) return copy_queries(work, item);
     const int begin = std::max(item.split_begin * kSplitPositions, item.first_new), end = std::min(item.split_end * kSplitPositions - 1, item.last_position);
     int position = begin <= end ? begin + team_warps() - 1 - member : INT32_MAX;  // the others first: they have fewer queries
     Source k{}, v{};
@@ -176,6 +178,22 @@ struct AttentionPhase {
       store_kv_head(spec, v, vector, true, tile_place(work, position, true, is_start));
       position += team_warps();
       if (position <= end) k = new_source(item, work.kv_head, position, false), v = new_source(item, work.kv_head, position, true);
+    }
+  }
+  // Of a long launch: 16 bytes a thread, all on their way together.
+  QSPEC_DEVICE void copy_queries(const Work& work, const AttentionItem& item) const {
+    constexpr int kChunks = head_dim / 8, kThreads = kMaxTeamWarps * kWarp, kCopies = (team_columns(way, kMaxTeamWarps) * kChunks + kThreads - 1) / kThreads;
+    const int count = item.num_rows * heads * kChunks;
+    uint4 words[kCopies];
+    QSPEC_UNROLL
+    for (int i = 0; i < kCopies; ++i) {
+      const int at = thread() + i * team_threads(), c = at / kChunks;
+      if (at < count) words[i] = load_l2(made_query(spec, item.row_begin + row_of(c), head_of(c, work.kv_head)) + at % kChunks);
+    }
+    QSPEC_UNROLL
+    for (int i = 0; i < kCopies; ++i) {
+      const int at = thread() + i * team_threads();
+      if (at < count) shared_store_16(query_at(work.place) + at / kChunks * query_row_bytes(head_dim) + at % kChunks * 16, words[i]);
     }
   }
   QSPEC_DEVICE Source new_source(const AttentionItem& item, int kv_head, int position, bool is_v) const {
@@ -595,7 +613,7 @@ struct AttentionPhase {
     if (is_end && fold.num_items == 1 && fold.num_segments == 1)  // an item that is all there is to its columns
       return for_results(part, item(work), work.kv_head, [&](int row, int head, int at, float2 two, int b, int e) { store_attended(row, head, at, two, part.of[b].weight[e]); });
     store_part(part, item(work), work.kv_head, fold.num_items == 1, (end - 1) / kSegmentSplits);
-    if (is_end) finish_item(item(work), fold, work.kv_head);
+    if (is_end && !by_kernels) finish_item(item(work), fold, work.kv_head);
   }
 
   // ---- The phase ----
@@ -715,8 +733,8 @@ struct AttentionPhase {
   }
 };
 
-template <CacheCodes codes, int head_dim, TeamWay way, bool may_post>
-QSPEC_DEVICE AttentionPhase<codes, head_dim, way, may_post> attention_phase(const StepParams& params, int index) {
+template <CacheCodes codes, int head_dim, TeamWay way, bool may_post, bool by_kernels = false>
+QSPEC_DEVICE AttentionPhase<codes, head_dim, way, may_post, by_kernels> attention_phase(const StepParams& params, int index) {
   const AttentionSpec& spec = phase_at(index).attention;
   const int team_warps = way == TeamWay::kColumns ? params.attention.team_warps : most_team_warps(way), warp = not_hoisted(thread_index() / kWarp), team = warp / team_warps;
   const int dim = head_dim > 0 ? head_dim : spec.head_dim, heads = spec.num_heads / spec.num_kv_heads;

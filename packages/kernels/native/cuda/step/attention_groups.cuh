@@ -63,9 +63,9 @@ struct GroupSums {
 };
 
 // `way`: kGroups, or kWarpgroups, only in a kernel that has nothing else (step/attention_kernel.cu): a team is one group, and its tensor cores read the tiles for themselves.
-template <CacheCodes codes, int head_dim, TeamWay way>
-struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
-  using Base = AttentionPhase<codes, head_dim, way, false>;
+template <CacheCodes codes, int head_dim, TeamWay way, bool by_kernels = false>
+struct GroupAttention : AttentionPhase<codes, head_dim, way, false, by_kernels> {
+  using Base = AttentionPhase<codes, head_dim, way, false, by_kernels>;
   using Work = AttentionWork;
   using Base::params, Base::spec, Base::batch, Base::start, Base::tiles, Base::index, Base::member, Base::lane, Base::heads, Base::has_codes;
   static constexpr int kParts = head_dim / kSwizzledElements, kSteps = head_dim / 16, kBlocks = head_dim / 8, kTile = group_tile_bytes(head_dim);
@@ -217,6 +217,20 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
     const uint32_t within = tiles.query_place(0, element);
     return swizzled_place(column, within / 16) + within % 16;
   }
+  // Of a long launch: those that were made, a group of copies. Columns behind the item's last are that again: nobody looks at what they come to.
+  QSPEC_DEVICE void copy_queries(const Work& work, const AttentionItem& item) const {
+    constexpr int kChunks = head_dim / 8, kColumnsAtOnce = kTeamWarps * kWarp / kChunks;
+    const int chunk = here(Base::thread()) % kChunks, first = here(Base::thread()) / kChunks, last = item.num_rows * heads - 1;
+    const uint4* from = made_query(spec, item.row_begin, work.kv_head * heads) + chunk;
+    const int other_heads = spec.num_heads + 2 * spec.num_kv_heads - heads;
+    QSPEC_UNROLL
+    for (int i = 0; i < (kGroupColumns + kColumnsAtOnce - 1) / kColumnsAtOnce; ++i) {
+      const int to = first + i * kColumnsAtOnce, c = to < last ? to : last;
+      if (kGroupColumns % kColumnsAtOnce == 0 || to < kGroupColumns)
+        copy_async<16>(queries() + swizzled_place(to, chunk), from + (Base::row_of(c) * other_heads + c) * (head_dim / 4));
+    }
+    commit_async();
+  }
   // One head a warp of the block, some on their way together.
   QSPEC_DEVICE void make_queries(const Work& work, const AttentionItem& item) const {
     constexpr int kTogether = 3;
@@ -341,35 +355,22 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
     append_outputs(tile_of(true, turn), p, factors, chunk);
   }
 
+  // A part of the elements behind the other: sums of both at once are more registers than there are, and other groups multiply meanwhile.
   QSPEC_DEVICE void append_outputs(SharedPlace tile, const Operands& p, const FoldFactors (&factors)[2], Sums& chunk) const {
-    if constexpr (by_warpgroups) {
-      append_outputs_of_group(tile, p, factors, chunk);
-    } else {
-      QSPEC_UNROLL
-      for (int i = 0; i < kParts; ++i) {
-        float outputs[8][4];
-        clear(outputs);
-        multiply_elements(outputs, p, tile, i, lane);
-        chunk.append_outputs(8 * i, factors, outputs);
-      }
-    }
-  }
-  // One part of the elements is added while the other is multiplied.
-  QSPEC_DEVICE void append_outputs_of_group(SharedPlace tile, const Operands& p, const FoldFactors (&factors)[2], Sums& chunk) const {
-    float outputs[kParts][8][4];
     QSPEC_UNROLL
     for (int i = 0; i < kParts; ++i) {
-      clear(outputs[i]);
-      begin_wide();
-      begin_elements(outputs[i], p, tile, i, lane);
-      end_wide();
+      float outputs[8][4];
+      clear(outputs);
+      if constexpr (by_warpgroups) {
+        begin_wide();
+        begin_elements(outputs, p, tile, i, lane);
+        end_wide();
+        wait_wide_sums(outputs);
+      } else {
+        multiply_elements(outputs, p, tile, i, lane);
+      }
+      chunk.append_outputs(8 * i, factors, outputs);
     }
-    if constexpr (kParts > 1) {
-      wait_wide_until<1>(outputs[0]);
-      chunk.append_outputs(0, factors, outputs[0]);
-    }
-    wait_wide_sums(outputs[kParts - 1]);
-    chunk.append_outputs(8 * (kParts - 1), factors, outputs[kParts - 1]);
   }
 
   // ---- Sums of several chunks ----
@@ -452,9 +453,8 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
     }
   }
   // Another item, or one of its segments if each is handed in, as far as `end`.
-  QSPEC_DEVICE void store_results(const Work& work, const Sums& sums, int end) const {
+  QSPEC_DEVICE void store_results(const Work& work, const Sums& sums, bool is_segment, int end) const {
     const AttentionItem& item = Base::item(work);
-    const bool is_segment = Base::fold_of(work).num_items == 1;
     QSPEC_UNROLL
     for (int r = 0; r < 2; ++r) {
       const int c = column_of(r);
@@ -476,25 +476,27 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
 
   QSPEC_DEVICE void take_item(const Work& work) const {
     Base::sync();  // everybody is done with the item before
-    if (Base::thread() == 0) Base::item_at(work.place) = load_struct(batch.items + work.number / spec.num_kv_heads);
+    if (Base::thread() == 0) Base::item_at(work.place) = work.number == first_item(Base::team) ? start.items[Base::team] : load_struct(batch.items + work.number / spec.num_kv_heads);
     if (kGroups > 1 && group == 0 && lane == 0) shared_store_4(turn_at(), static_cast<uint32_t>(work.begin));
     Base::sync();
     const AttentionItem& item = Base::item(work);
     Stream stream{batch.page_ids + item.page_begin, item.last_position, 0, 0};
     int split = first_split(work);
     load_pages(split, &stream);
+    if constexpr (by_kernels) copy_queries(work, item);
     Places places = find_places(work, split, stream);
     start_first(0, split < work.end, places);
     load_pages(next_split(split), &stream);
-    make_queries(work, item);
+    if constexpr (!by_kernels) make_queries(work, item);
     int32_t own[2];
     QSPEC_UNROLL
     for (int r = 0; r < 2; ++r) {
       const int c = column_of(r);
       own[r] = c < item.num_rows * heads ? load_constant(batch.positions + item.row_begin + Base::row_of(c)) : INT32_MAX;
     }
-    const AttentionFold& fold = Base::fold_of(work);
-    const bool by_segments = item.by_segments, is_whole = fold.num_items == 1 && fold.num_segments == 1;
+    const AttentionFold* fold = batch.folds + item.fold;
+    const bool by_segments = item.by_segments, is_segment = load_constant(&fold->num_items) == 1, is_whole = is_segment && load_constant(&fold->num_segments) == 1;
+    if constexpr (by_kernels) wait_async<has_codes || has_ring ? 2 : 1>();
     if (by_warpgroups) publish_shared_input();
     Base::sync();  // queries
     int turn = 0;
@@ -525,9 +527,12 @@ struct GroupAttention : AttentionPhase<codes, head_dim, way, false> {
       }
       if (!is_done) continue;
       if (is_whole) found_here().stage(chunk);
-      else found_here().store_results(work, chunk, last + 1);
+      else found_here().store_results(work, chunk, is_segment, last + 1);
     }
-    if (!is_whole) return Base::finish_item(item, Base::fold_of(work), work.kv_head);
+    if (!is_whole) {
+      if constexpr (!by_kernels) Base::finish_item(item, *fold, work.kv_head);
+      return;
+    }
     Base::sync();
     found_here().store_staged(work);
   }

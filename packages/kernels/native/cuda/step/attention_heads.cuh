@@ -78,6 +78,11 @@ QSPEC_DEVICE void store_query(const HeadValues& q, int dim, int lane, const Plac
   }
 }
 
+// Where a long launch's queries lie when they are made (step/heads_kernel.cu): bfloat16 in the order of CacheTiles::query_place(), where the row's values of the head were.
+QSPEC_DEVICE uint4* made_query(const AttentionSpec& spec, int row, int head) {
+  return reinterpret_cast<uint4*>(spec.qkv + (static_cast<int64_t>(row) * (spec.num_heads + 2 * spec.num_kv_heads) + head) * spec.head_dim);
+}
+
 // code + 128 = 16 · high + low.
 struct CodePair {
   uint8_t high, low;  // of two neighbouring elements

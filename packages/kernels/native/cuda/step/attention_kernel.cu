@@ -3,22 +3,10 @@
 #include "common/launch.cuh"
 #include "step/attention.cuh"
 #include "step/attention_groups.cuh"
+#include "step/folds_kernel.h"
+#include "step/heads_kernel.h"
 
 namespace qspec::cuda {
-
-namespace {
-constexpr int kKvWarps = 8;  // of a block: a head of a row each, of K or of V
-}
-
-struct WriteKvParams {
-  AttentionSpec spec;
-  const StepBatch* batch;
-};
-QSPEC_KERNEL(kKvWarps * kWarp, 4) write_kv_kernel(const QSPEC_GRID_CONSTANT WriteKvParams params) {
-  let_next_kernel_begin();
-  wait_for_previous_kernel();
-  write_all_kv<false>(params.spec, *params.batch, kKvWarps);
-}
 
 // Of chips that have no such launches (session/step_plan.cpp), nothing.
 template <TeamWay way, CacheCodes codes, int head_dim>
@@ -34,9 +22,9 @@ QSPEC_KERNEL(kStepThreads, 1) attention_kernel(const QSPEC_GRID_CONSTANT StepPar
   start_attention<!has_groups>(step_batch(), params.attention, thread, kStepThreads);
   named_barrier(kBlockBarrier, kStepThreads);
   wait_for_previous_kernel();  // what was read so far is the host's
-  const auto phase = attention_phase<codes, head_dim, way, false>(step_params(), 0);
+  const auto phase = attention_phase<codes, head_dim, way, false, true>(step_params(), 0);
   if constexpr (has_groups) {
-    GroupAttention<codes, head_dim, way>(phase).run();
+    GroupAttention<codes, head_dim, way, true>(phase).run();
   } else {
     phase.fetch_first();
     phase.run();
@@ -56,9 +44,7 @@ Status launch_teams(int num_blocks, const StepConfig& config, const StepParams& 
   }
 }
 
-Status launch_attention(int num_blocks, int rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream) {
-  const int heads = rows * spec.num_kv_heads * 2;
-  QSPEC_RETURN_IF_ERROR(launch(write_kv_kernel, {(heads + kKvWarps - 1) / kKvWarps, kKvWarps * kWarp, 0, false, true}, stream, "K and V kernel", WriteKvParams{spec, params.batch}));
+Status launch_teams(int num_blocks, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, cudaStream_t stream) {
   switch (params.attention.way) {
     case TeamWay::kWarpgroups: return launch_teams<TeamWay::kWarpgroups>(num_blocks, config, params, spec, stream);
     case TeamWay::kGroups: return launch_teams<TeamWay::kGroups>(num_blocks, config, params, spec, stream);
@@ -66,6 +52,12 @@ Status launch_attention(int num_blocks, int rows, const StepConfig& config, cons
     case TeamWay::kWideSplits: return launch_teams<TeamWay::kWideSplits>(num_blocks, config, params, spec, stream);
     default: return launch_teams<TeamWay::kColumns>(num_blocks, config, params, spec, stream);
   }
+}
+
+Status launch_attention(int num_blocks, int rows, const StepConfig& config, const StepParams& params, const AttentionSpec& spec, const FoldShape& folds, cudaStream_t stream) {
+  QSPEC_RETURN_IF_ERROR(launch_heads(rows, spec, params.batch, stream));
+  QSPEC_RETURN_IF_ERROR(launch_teams(num_blocks, config, params, spec, stream));
+  return launch_folds({spec, params.batch, params.workspace, params.blocks, folds}, stream);
 }
 
 }  // namespace qspec::cuda

@@ -215,7 +215,13 @@ struct alignas(16) AttentionFold {
   int32_t segment;
   int32_t group, num_segments;        // which block of rows, and over how many segments
   int32_t num_folds;                  // of the block of rows
-  int32_t reserved[2];
+  int32_t rest;                       // of a block of rows' first fold in a long launch: where the others are
+  int32_t reserved;
+};
+
+// What a kernel behind attention has to fold: so many blocks of rows, of at most so many rows each; none where items are all there is to their columns.
+struct FoldShape {
+  int32_t groups, rows;
 };
 
 // What a team's warps share out among themselves: query columns (eight a warp, one ring of tiles), an item's splits (four warps, up to eight columns, a ring

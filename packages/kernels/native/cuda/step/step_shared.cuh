@@ -170,13 +170,19 @@ QSPEC_DEVICE int32_t slot_of_position(const StepBatch& batch, const AttentionIte
 // Teams take items in turn: first the first teams of all blocks.
 QSPEC_DEVICE int first_item(int team) { return team * grid_blocks() + block_index(); }
 
-// At the launch's beginning, all threads, after the batch: the same for every layer. `has_rows`: of up to kMaxStepRows rows.
+// At the launch's beginning, all threads, after the batch: the same for every layer. `has_rows`: of up to kMaxStepRows rows, by other teams than groups,
+// which need no more than their first item.
 template <bool has_rows>
 QSPEC_DEVICE void start_attention(const StepBatch& batch, const TeamShare& share, int thread, int num_threads) {
   AttentionStart& start = attention_start();
   for (int i = thread; has_rows && i < batch.rows; i += num_threads) {
     start.positions[i] = load_constant(batch.positions + i);
     start.slots_of_rows[i] = load_constant(batch.slots + i);
+  }
+  if constexpr (!has_rows) {
+    for (int team = thread; team < share.num_teams; team += num_threads)
+      if (first_item(team) < batch.num_items * batch.num_kv_heads) start.items[team] = load_struct(batch.items + first_item(team) / batch.num_kv_heads);
+    return;
   }
   QSPEC_NO_UNROLL
   for (int warp = thread / kSplitPositions; warp < share.num_teams * share.team_warps; warp += num_threads / kSplitPositions) {

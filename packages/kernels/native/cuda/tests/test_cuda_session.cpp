@@ -622,13 +622,15 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   }
 }
 
-// Many sequences of few rows: teams of warps attend, by splits and by columns, or warpgroups do, and logits come 64 at a time. Each equals the sequence alone.
+// Many sequences of few rows: teams of warps attend, by splits and by columns, or blocks or warpgroups do, what they hand in is folded or there is nothing to fold, and logits
+// come 64 at a time. Each equals the sequence alone.
 QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
   struct Case {
     int sequences, rows_each, blocks, longest;
   };
   std::set<cuda::TeamWay> ways;
-  for (const Case& c : {Case{70, 1, 3, 300}, {18, 4, 8, 1100}, {17, 4, 6, 1100}, {3, 10, 8, 1100}}) {
+  std::set<bool> folds;
+  for (const Case& c : {Case{70, 1, 3, 300}, {18, 4, 8, 1100}, {18, 2, 4, 1100}, {2, 16, 20, 1100}, {3, 10, 8, 1100}}) {
     const int pages_each = c.longest / 16 + 1, rows = c.sequences * c.rows_each;
     for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
       LlamaShape shape;
@@ -659,7 +661,7 @@ QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
       expect_ok(session->forward(together, &result), "forward");
       const std::vector<cuda::Launch> launches = on_cuda.launches();
       QSPEC_EXPECT(static_cast<int>(launches.size()) == (rows + cuda::kMaxLogitRows - 1) / cuda::kMaxLogitRows && launches[0].rows == rows && launches.back().only_logits == (rows > cuda::kMaxLogitRows));
-      ways.insert(launches[0].attention.way);
+      ways.insert(launches[0].attention.way), folds.insert(launches[0].folds.groups > 0);
       for (int s = 0; s < c.sequences; ++s) {
         ForwardResult one;
         expect_ok(session->forward(alone[s], &one), "alone");
@@ -670,6 +672,7 @@ QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
   }
   for (const cuda::TeamWay way : {cuda::TeamWay::kColumns, cuda::TeamWay::kSplits, cuda::TeamWay::kWideSplits, cuda::TeamWay::kWarpgroups, cuda::TeamWay::kGroups})
     QSPEC_EXPECT(ways.count(way) == 1);
+  QSPEC_EXPECT(folds.size() == 2);
 }
 
 // Over several segments warpgroups share an item's, and hand each in; or one takes them all.
