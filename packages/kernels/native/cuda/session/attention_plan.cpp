@@ -28,20 +28,20 @@ struct GroupTimes {
   double item, split, of_each;
 };
 constexpr GroupTimes kGroupTimes = {17, 2.2, 1.35};
-// Kernels of their own, in long launches: 26 shapes of 17 to 128 rows over two caches, in all ways. What all ways take is left out.
-constexpr ItemTimes kLongItemTimes = {1.4, 1.2, 2.7, 0.11, 0.18, 0.32};
-constexpr GroupTimes kLongGroupTimes = {4.7, 1.35, 0.54}, kLongGroupCodesTimes = {4.7, 1.25, 1.15};
-constexpr double kWarpgroupItemTime = 1.9, kWarpgroupColumnTime = 0.07;  // where a warpgroup takes an item; by columns
-constexpr double kOfEachWarpgroup = 1.4, kOfEachCodesWarpgroup = 1.8;    // of a split, for each that works on one; or of a prompt, which is in L2:
-constexpr double kPromptSplitTime = 0.9, kOfEachPromptWarpgroup = 0.3;
-constexpr double kFoldsTime = 0.6, kFoldsByteTime = 0.3e-6;  // of the kernel that folds; in the step kernel a team
+// Kernels of their own, in long launches: 48 shapes, 17 rows to a prompt of 768, over two caches, in all ways. What all ways take is left out.
+constexpr ItemTimes kLongItemTimes = {2.4, 1.3, 2.7, 0.05, 0.25, 0.6};
+constexpr GroupTimes kLongGroupTimes = {2.8, 1.53, 0.75}, kLongGroupCodesTimes = {2.8, 1.85, 0.99};
+constexpr double kWarpgroupItemTime = 1, kWarpgroupColumnTime = 0.08;  // where a warpgroup takes an item; by columns
+constexpr double kOfEachWarpgroup = 1.44, kOfEachCodesWarpgroup = 1.76;  // of a split, for each that works on one; or of a prompt, which is in L2:
+constexpr double kPromptSplitTime = 0.5, kOfEachPromptWarpgroup = 0.65;
+constexpr double kFoldsTime = 0.8, kFoldsByteTime = 0.46e-6;  // of the kernel that folds; in the step kernel a team
 constexpr double kFoldTime = 0.8;      // does,
 constexpr double kFoldTurnTime = 1.1;  // for up to eight results of each thread's outputs
 constexpr int kMostTurns = 8;          // of splits or chunks that are worth a try
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with up to eight columns and the shortest rings, and with longer ones: the rest is L1
 
-// So many teams with rings as long as there is room for; none where there isn't.
-TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
+// So many teams with rings as long as there is room for; none where there isn't. `room`: of shared memory, for those by columns or warpgroups.
+TeamShare share_of(const AttentionGeometry& geometry, size_t room, TeamWay way, int team_warps, int num_teams) {
   const auto share = [&](int turns, size_t most) -> TeamShare {
     const int bytes = team_bytes(geometry.head_dim, geometry.has_codes(), way, team_warps, turns);
     if (static_cast<size_t>(num_teams) * bytes > std::min(geometry.room, most)) return {way, team_warps, 0, 0, 0};
@@ -49,12 +49,12 @@ TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warp
   };
   if (way == TeamWay::kTiles) return share(split_turns(way), kMostTeamBytes);
   if (way == TeamWay::kWideSplits) return share(kRingTurns[1], geometry.room);
-  if (way == TeamWay::kGroups || way == TeamWay::kWarpgroups) return share(1, geometry.room);
+  if (way == TeamWay::kGroups || way == TeamWay::kWarpgroups) return share(1, room);
   for (const int turns : {kRingTurns[0], kRingTurns[1]}) {
     if (turns > split_turns(way) + 1) continue;  // a split, and the turn that is being used
     if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
   }
-  return share(kRingTurns[2], way == TeamWay::kColumns ? geometry.room : kMostTeamBytes);
+  return share(kRingTurns[2], way == TeamWay::kColumns ? room : kMostTeamBytes);
 }
 
 int num_splits_of(const SequenceRows& s, const std::vector<int32_t>& positions) { return positions[s.end - 1] / kSplitPositions + 1; }
@@ -105,7 +105,7 @@ class Planner {
     const int64_t most = std::min<int64_t>(kStepWarps / team_warps, (items + geometry_.num_blocks - 1) / geometry_.num_blocks);
     double least = std::numeric_limits<double>::infinity();
     for (int num_teams = 1; num_teams <= std::max<int64_t>(most, 1); ++num_teams) {
-      const TeamShare share = share_of(geometry_, way, team_warps, num_teams);
+      const TeamShare share = share_of(geometry_, room(), way, team_warps, num_teams);
       if (share.num_teams == 0) break;
       const double time = cost(share, items);
       if (time < least) least = time, out_->share = share;
@@ -129,7 +129,7 @@ class Planner {
       return static_cast<double>(turns) * (group.item + of_group * split + (segments - 1) * item_times.unit) + fold_cost(share);
     }
     if (share.way == TeamWay::kWarpgroups) {
-      const double at_once = std::clamp<double>(static_cast<double>(items) / geometry_.num_blocks, 1, share.num_teams);
+      const double at_once = static_cast<double>(std::min<int64_t>((items + geometry_.num_blocks - 1) / geometry_.num_blocks, share.num_teams));  // where there are most
       const double split = is_prompt_ ? kPromptSplitTime + kOfEachPromptWarpgroup * at_once : (geometry_.has_codes() ? kOfEachCodesWarpgroup : kOfEachWarpgroup) * at_once;
       return static_cast<double>(turns) * (kWarpgroupItemTime + kWarpgroupColumnTime * columns() + longest * split + (segments - 1) * item_times.unit) + fold_cost(share);
     }
@@ -143,6 +143,8 @@ class Planner {
     const double item = (by_columns ? item_times.columns : by_tiles ? kTilesItemTime : is_wide ? item_times.wide_splits : item_times.splits) + item_times.of_each_warp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * item_times.unit) + fold_cost(share);
   }
+  // Dense weights come through what attention before them left of L1: with more, a layer of few rows takes a tenth longer.
+  size_t room() const { return is_long_ && positions_.size() <= kMaxStepRows ? std::min(geometry_.room, kMostTeamBytes) : geometry_.room; }
   int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
     if (share_ == Share::kRows || (is_long_ && out_->fold_shape.groups == 0)) return 0;
@@ -299,7 +301,7 @@ bool plan_attention(const std::vector<SequenceRows>& sequences, const std::vecto
     const bool by_columns = way == TeamWay::kColumns, by_tiles = way == TeamWay::kTiles;
     if (way == TeamWay::kWarpgroups ? !is_long : positions.size() > kMaxStepRows) continue;  // most of the others keep all rows in shared memory
     if (is_tree && (way == TeamWay::kGroups || way == TeamWay::kWarpgroups)) continue;       // they look up pages only
-    if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kMostFewRows)) continue;
+    if (by_tiles && (!has_tile_teams(geometry.head_dim, geometry.format) || positions.size() > kPostedRows)) continue;
     if (way == TeamWay::kWideSplits && (!has_wide_teams(geometry.head_dim, geometry.format) || positions.size() <= kPostedRows || longest * heads <= kWarpColumns)) continue;
     if (way == TeamWay::kGroups && (!has_group_teams(geometry.head_dim, geometry.format) || (!is_long && positions.size() <= kPassRows) || longest * heads <= 2 * kWarpColumns)) continue;
     const int most = (by_columns ? kQueryColumns : team_columns(way, kMaxTeamWarps)) / heads, all = std::min(most, longest);

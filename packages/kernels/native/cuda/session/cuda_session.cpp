@@ -119,7 +119,7 @@ Status CudaSession::allocate_workspace() {
     if (plan) geometry_.room = std::min(geometry_.room, plan->attention_room());
   LaunchRows max_rows[2];
   for (int i = 0; i < 2; ++i)
-    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true)};
+    if (plans_[i]) max_rows[i] = {plans_[i]->max_rows(false), plans_[i]->max_rows(true), plans_[i]->least_long_rows()};
   const int most_rows = std::max(max_rows[0].most(), max_rows[1].most());
   const bool is_long = std::max(max_rows[0].long_rows, max_rows[1].long_rows) > 0;
   int64_t partials = 0, counters = 1;

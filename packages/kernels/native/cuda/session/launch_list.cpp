@@ -33,7 +33,7 @@ Status LaunchList::add(bool is_draft, const PassRows& pass) {
     const int rest = rows - first, launches = (rest + most - 1) / most;
     int count = (rest + launches - 1) / launches;  // all alike
     if (count > kMaxStepRows) count = std::min(rest, (count + kGemmRows - 1) / kGemmRows * kGemmRows);  // whole tiles
-    const bool is_long = max_rows.long_rows > 0 && count >= kLeastLongRows;
+    const bool is_long = max_rows.long_rows > 0 && count >= max_rows.least_long;
     const auto begin = std::lower_bound(pass.logit_rows.begin(), pass.logit_rows.end(), first);
     if (!is_long && pass.logit_rows.end() - begin > kMaxLogitRows && begin[kMaxLogitRows] < first + count) count = begin[kMaxLogitRows] - first;
     QSPEC_RETURN_IF_ERROR(add_launch(is_draft, pass, first, count, is_long));

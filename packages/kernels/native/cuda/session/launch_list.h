@@ -49,9 +49,9 @@ static_assert(sizeof(StepBatch) <= 192 && sizeof(SampleBatch) <= 64, "both fit a
 inline size_t step_struct_offset(int slot) { return slot * kLaunchStructBytes; }
 inline size_t sample_struct_offset(int slot) { return slot * kLaunchStructBytes + 192; }
 
-// Most rows of a program's launch, and of a long one (0: it has none).
+// Most rows of a program's launch, and of a long one (0: it has none), which has at least so many.
 struct LaunchRows {
-  int rows = kMaxStepRows, long_rows = 0;
+  int rows = kMaxStepRows, long_rows = 0, least_long = 0;
   int most() const { return std::max(rows, long_rows); }
 };
 

@@ -20,7 +20,10 @@ struct StepEnvironment {
   bool has_clusters = false;   // of blocks that reach each other's shared memory: linears of long launches need them
 };
 
-constexpr int kLeastLongRows = 17;  // from so many on linears are sooner done as kernels of their own
+// From so many rows on linears are sooner done as kernels of their own: where the widest has many weights a multiprocessor, or not.
+constexpr int kLeastLongRows = 9, kLeastLongRowsOfSmall = 17;
+constexpr int64_t kManyWeights = 1 << 19;
+int least_long_rows(const LoweredProgram& program, const StepEnvironment& environment);
 // Rows of a launch of the program that may be: more than kMaxStepRows where it has long launches, and calls so many rows.
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment);
 
@@ -66,6 +69,7 @@ class StepPlan {
   const float* logits() const { return logits_; }
   // Of one launch: fewer where a multiprocessor's shared memory is short. Of a long one; 0 where there are none.
   int max_rows(bool is_long) const;
+  int least_long_rows() const { return least_long_rows_; }
   // Shared memory that attention's teams may have in every class.
   size_t attention_room() const {
     size_t room = classes_[0].config.room;
@@ -102,7 +106,7 @@ class StepPlan {
     const Phase *on_device = nullptr, *linears_on_device = nullptr;
   };
   ClassPlan classes_[kNumRowClasses];
-  int num_classes_ = 0;
+  int num_classes_ = 0, least_long_rows_ = 0;
   DeviceBuffer memory_;
   const float* logits_ = nullptr;
   int64_t partial_floats_ = 0, num_counters_ = 0;

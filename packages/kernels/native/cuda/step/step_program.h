@@ -268,7 +268,7 @@ QSPEC_HOST_DEVICE constexpr int team_columns(TeamWay way, int team_warps) {
 QSPEC_HOST_DEVICE constexpr bool has_wide_teams(int head_dim, KvFormat format) { return head_dim == kMaxHeadDim || (head_dim == 64 && format == KvFormat::kBf16); }
 // Blocks that take items: in launches of more than kPassRows rows, where all K and V are written first.
 QSPEC_HOST_DEVICE constexpr bool has_group_teams(int head_dim, KvFormat format) { return has_wide_teams(head_dim, format); }
-// Teams that take tiles: in launches of up to kMostFewRows rows, of this head_dim and not over nibble planes.
+// Teams that take tiles: in launches of up to kPostedRows rows, of this head_dim and not over nibble planes.
 constexpr int kTileTeamDim = 128;
 QSPEC_HOST_DEVICE constexpr bool has_tile_teams(int head_dim, KvFormat format) { return head_dim == kTileTeamDim && format != KvFormat::kInt8Nested; }
 constexpr int kTileScoreBytes = 32 * 16;                                                    // of a tile: a lane's scores

@@ -36,7 +36,7 @@ constexpr bool may_make_input() {
 // Teams of attention may take a split's tiles (TeamWay::kTiles).
 template <int n8>
 constexpr bool may_take_tiles() {
-  return n8 == kFewRows || n8 == kOneRow;
+  return n8 == kFewRows || n8 == kOneRow || n8 == kFiveRows;
 }
 // Warps of attention may have sixteen query columns (TeamWay::kWideSplits). Where words are waited for that slows down all else: 1 to 2 % of a step.
 template <int n8>

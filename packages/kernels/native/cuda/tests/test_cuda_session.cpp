@@ -113,7 +113,7 @@ void check_product(const ProductCase& c) {
   auto without_long = session_on_blocks(0, product_config(cuda_backend(), weight, c.plane, c.bits, c.per_token, bias), false);
   for (const int chunk : {2, 3, 5, 8, 9, 16, 17, 24, 25, 32, 33, 40}) {
     for (Session* on : {session.get(), without_long.get()}) {
-      if (on == without_long.get() && chunk < 17) continue;  // the same kernels
+      if (on == without_long.get() && chunk < cuda::kLeastLongRows) continue;  // the same kernels
       const std::vector<float> rows = forward_all(*on, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", name.c_str(), chunk));
     }
@@ -222,7 +222,7 @@ void check_model(const ModelCase& c) {
   QSPEC_EXPECT_CLOSE(single.data(), expected.data(), expected.size(), kModelTolerance, c.name);
   for (const int chunk : {2, 4, 7, 13, 20, 32, 40}) {
     for (Session* on : {session.get(), without_long.get()}) {
-      if (on == without_long.get() && chunk < 17) continue;  // the same kernels
+      if (on == without_long.get() && chunk < cuda::kLeastLongRows) continue;  // the same kernels
       const std::vector<float> rows = forward_all(*on, tokens, chunk, pages);
       QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, %d rows at a time", c.name, chunk));
     }
@@ -327,6 +327,7 @@ cuda::AttentionPlan plan_of_8b_model(int sequences, int positions, KvFormat form
 QSPEC_TEST(a_short_sequence_has_a_split_for_each_team) {
   const cuda::AttentionPlan plan = plan_of_8b_model(1, 1024, KvFormat::kBf16);
   QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kTiles && plan.items.size() == 16);
+  QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 5).share.way == cuda::TeamWay::kTiles);
   QSPEC_EXPECT(plan_of_8b_model(1, 1024, KvFormat::kInt8Nested).share.way == cuda::TeamWay::kSplits);
   QSPEC_EXPECT(plan_of_8b_model(8, 1024, KvFormat::kBf16).share.way == cuda::TeamWay::kSplits);  // more rows than kernels with such teams have
   QSPEC_EXPECT(plan_of_8b_model(4, 1024, KvFormat::kInt8).share.way == cuda::TeamWay::kSplits);  // more splits than teams
@@ -362,11 +363,11 @@ QSPEC_TEST(rows_of_a_long_launch_are_taken_by_warpgroups) {
 }
 // Of a short prompt each has half as many rows, or half of the multiprocessors would have none.
 QSPEC_TEST(rows_of_a_short_prompt_are_shared_out_finer) {
-  for (const int rows : {96, 128, 256}) {
+  for (const int rows : {64, 96, 128}) {
     const cuda::AttentionPlan plan = plan_of_8b_model(1, rows, KvFormat::kBf16, rows, true);
     QSPEC_EXPECT(plan.share.way == cuda::TeamWay::kWarpgroups && plan.items[0].num_rows == 8);
   }
-  QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).items[0].num_rows == 16);
+  for (const int rows : {384, 512}) QSPEC_EXPECT(plan_of_8b_model(1, rows, KvFormat::kBf16, rows, true).items[0].num_rows == 16);
 }
 // Of up to 256 rows they are taken in the way that suits the sequences: a block takes what has many rows, or is shared out by columns or splits.
 QSPEC_TEST(rows_of_long_launches_of_many_sequences_are_taken_by_teams) {
@@ -381,12 +382,12 @@ QSPEC_TEST(rows_of_long_launches_of_many_sequences_are_taken_by_teams) {
   QSPEC_EXPECT(plan_of_8b_model(1, 512, KvFormat::kBf16, 512, true).share.way == cuda::TeamWay::kWarpgroups);
 }
 // So many rows of each of so many sequences, the last at `end` - 1, with `logits` of them each: launches' rows, negative where one isn't long, 0 where it only makes logits.
-std::vector<int> launches_of(int sequences, int rows_each, int end, int long_rows, int logits = 1) {
+std::vector<int> launches_of(int sequences, int rows_each, int end, int long_rows, int logits = 1, int least_long = cuda::kLeastLongRows) {
   const cuda::AttentionGeometry geometry{32, 8, 128, KvFormat::kBf16, 132, 210 << 10, 8192, 4096, 1024};
   constexpr int kMostLaunches = 16;
   cuda::UploadArena arena;
   expect_ok(arena.create(kMostLaunches * cuda::kLaunchStructBytes, 1 << 20), "create");
-  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows};
+  const cuda::LaunchRows rows{cuda::kMaxStepRows, long_rows, least_long};
   cuda::LaunchList list(arena, geometry, 4, {rows, rows}, kMostLaunches);
   cuda::PassRows pass;
   for (int s = 0; s < sequences; ++s) {
@@ -412,13 +413,15 @@ std::vector<int> launches_of(int sequences, int rows_each, int end, int long_row
   QSPEC_EXPECT(next_logit == static_cast<int>(pass.logit_rows.size()));
   return result;
 }
-// Linears of 17 rows and more are kernels of their own. Where sequences have few rows, up to 256 are a launch.
+// Linears of nine rows and more are kernels of their own, in small models of 17. Where sequences have few rows, up to 256 are a launch.
 QSPEC_TEST(launches_of_many_rows_are_long) {
   using Rows = std::vector<int>;
-  QSPEC_EXPECT(launches_of(1, 16, 32768, 2048) == Rows{-16});
-  QSPEC_EXPECT(launches_of(1, 17, 32768, 2048) == Rows{17});
-  QSPEC_EXPECT(launches_of(1, 17, 17, 32) == Rows{17});
-  QSPEC_EXPECT(launches_of(1, 17, 17, 0) == Rows{-17});
+  QSPEC_EXPECT(launches_of(1, 8, 32768, 2048) == Rows{-8});
+  QSPEC_EXPECT(launches_of(1, 9, 32768, 2048) == Rows{9});
+  QSPEC_EXPECT(launches_of(1, 16, 32768, 2048, 1, cuda::kLeastLongRowsOfSmall) == Rows{-16});
+  QSPEC_EXPECT(launches_of(1, 17, 32768, 2048, 1, cuda::kLeastLongRowsOfSmall) == Rows{17});
+  QSPEC_EXPECT(launches_of(1, 9, 9, 32) == Rows{9});
+  QSPEC_EXPECT(launches_of(1, 9, 9, 0) == Rows{-9});
   QSPEC_EXPECT(launches_of(12, 8, 1000, 2048) == Rows{96});
   QSPEC_EXPECT(launches_of(14, 7, 1000, 2048) == Rows{98});
   QSPEC_EXPECT(launches_of(64, 4, 1000, 2048) == Rows{256});
@@ -563,7 +566,7 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   struct Fewer {
     int rows, blocks, row_blocks, groups, parts;
   };
-  constexpr Fewer kFewer[] = {{140, 8, 8, 2, 1}, {100, 8, 4, 2, 1}, {100, 7, 16, 2, 3}, {40, 8, 8, 2, 3}, {100, 24, 4, 2, 3}, {29, 8, 4, 2, 3}, {32, 7, 4, 4, 1}, {17, 3, 4, 2, 1}};
+  constexpr Fewer kFewer[] = {{140, 8, 8, 2, 1}, {100, 8, 4, 2, 1}, {100, 7, 16, 2, 3}, {40, 8, 8, 2, 3}, {100, 24, 4, 2, 3}, {29, 8, 4, 2, 3}, {32, 7, 4, 4, 1}, {9, 3, 4, 2, 1}};
   for (const Case& c : {Case{"bf16", 64, 0, KvFormat::kBf16}, {"int4", 128, 0, KvFormat::kInt8}, {"nested", 128, 128, KvFormat::kInt8Nested}}) {
     LlamaShape shape;
     shape.hidden = 256, shape.intermediate = 4352, shape.layers = 1, shape.kv_heads = 1, shape.head_dim = c.head_dim, shape.has_bias = c.head_dim == 64;
@@ -610,6 +613,7 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
       const std::vector<float> many = forward_on(*session, batch), last = forward_on(*without_long, alone);
       for (const Fewer& fewer : kFewer) {
         const std::vector<float> logits = forward_on(*on_more[fewer.blocks], some_of(fewer.rows));
+        QSPEC_EXPECT(is_draft || cuda::kRowClasses[static_cast<cuda::CudaSession&>(*on_more[fewer.blocks]).launches()[0].row_class].is_long);
         QSPEC_EXPECT_BITS(logits.data(), many.data(), logits.size(), text("%s, draft %d, %d rows on %d blocks", c.format, is_draft, fewer.rows, fewer.blocks));
       }
       QSPEC_EXPECT_BITS(many.data() + many.size() - shape.vocab, last.data() + 19 * shape.vocab, static_cast<size_t>(shape.vocab), text("%s, draft %d, the other sequence", c.format, is_draft));
