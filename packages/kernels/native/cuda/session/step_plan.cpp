@@ -524,7 +524,7 @@ class PhaseBuilder {
 Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& environment, const VectorStore& vectors, const StepBuffers& buffers,
                         bool is_draft, std::unique_ptr<StepPlan>* out) {
   auto plan = std::make_unique<StepPlan>();
-  plan->logits_ = buffers.values(program.program->logits), plan->least_long_rows_ = least_long_rows(program, environment);
+  plan->logits_ = buffers.values(program.program->logits), plan->least_long_rows_ = cuda::least_long_rows(program, environment);
   size_t total = 0;
   const bool has_long = has_long_launches(program, environment);
   for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= buffers.rows() && (has_long || !kRowClasses[c].is_long); ++c) {
