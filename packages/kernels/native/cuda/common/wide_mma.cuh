@@ -45,19 +45,14 @@ QSPEC_DEVICE void wait_wide() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(running) : "memory");
 #endif
 }
-// The same, and these sums are read behind it, for the compiler doesn't know what is waited for.
-template <int running, int n8>
-QSPEC_DEVICE void wait_wide_until(float (&d)[n8][4]) {
-  wait_wide<running>();
+// For all products, whose sums are read behind it, for the compiler doesn't know what is waited for.
+template <int n8>
+QSPEC_DEVICE void wait_wide_sums(float (&d)[n8][4]) {
+  wait_wide<0>();
 #if defined(QSPEC_HAS_WGMMA)
   QSPEC_UNROLL
   for (int c = 0; c < n8; ++c) asm volatile("" : "+f"(d[c][0]), "+f"(d[c][1]), "+f"(d[c][2]), "+f"(d[c][3])::"memory");
 #endif
-}
-// For all products.
-template <int n8>
-QSPEC_DEVICE void wait_wide_sums(float (&d)[n8][4]) {
-  wait_wide_until<0>(d);
 }
 
 // B in shared memory from some place on.

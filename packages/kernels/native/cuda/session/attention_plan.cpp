@@ -41,8 +41,8 @@ constexpr double kLittleL1Time = 10;   // of the linears behind it
 constexpr int kMostTurns = 8;          // of splits or chunks that are worth a try
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with up to eight columns and the shortest rings, and with longer ones: the rest is L1
 
-// So many teams with rings as long as there is room for; none where there isn't. `room`: of shared memory, for those by columns or warpgroups.
-TeamShare share_of(const AttentionGeometry& geometry, size_t room, TeamWay way, int team_warps, int num_teams) {
+// So many teams with rings as long as there is room for; none where there isn't.
+TeamShare share_of(const AttentionGeometry& geometry, TeamWay way, int team_warps, int num_teams) {
   const auto share = [&](int turns, size_t most) -> TeamShare {
     const int bytes = team_bytes(geometry.head_dim, geometry.has_codes(), way, team_warps, turns);
     if (static_cast<size_t>(num_teams) * bytes > std::min(geometry.room, most)) return {way, team_warps, 0, 0, 0};
@@ -50,12 +50,12 @@ TeamShare share_of(const AttentionGeometry& geometry, size_t room, TeamWay way, 
   };
   if (way == TeamWay::kTiles) return share(split_turns(way), kMostTeamBytes);
   if (way == TeamWay::kWideSplits) return share(kRingTurns[1], geometry.room);
-  if (way == TeamWay::kGroups || way == TeamWay::kWarpgroups) return share(1, room);
+  if (way == TeamWay::kGroups || way == TeamWay::kWarpgroups) return share(1, geometry.room);
   for (const int turns : {kRingTurns[0], kRingTurns[1]}) {
     if (turns > split_turns(way) + 1) continue;  // a split, and the turn that is being used
     if (const TeamShare longer = share(turns, kMostRingBytes); longer.num_teams > 0) return longer;
   }
-  return share(kRingTurns[2], way == TeamWay::kColumns ? room : kMostTeamBytes);
+  return share(kRingTurns[2], way == TeamWay::kColumns ? geometry.room : kMostTeamBytes);
 }
 
 int num_splits_of(const SequenceRows& s, const std::vector<int32_t>& positions) { return positions[s.end - 1] / kSplitPositions + 1; }
@@ -106,7 +106,7 @@ class Planner {
     const int64_t most = std::min<int64_t>(kStepWarps / team_warps, (items + geometry_.num_blocks - 1) / geometry_.num_blocks);
     double least = std::numeric_limits<double>::infinity();
     for (int num_teams = 1; num_teams <= std::max<int64_t>(most, 1); ++num_teams) {
-      const TeamShare share = share_of(geometry_, room(), way, team_warps, num_teams);
+      const TeamShare share = share_of(geometry_, way, team_warps, num_teams);
       if (share.num_teams == 0) break;
       const double time = cost(share, items) + l1_cost(share);
       if (time < least) least = time, out_->share = share;
@@ -144,10 +144,11 @@ class Planner {
     const double item = (by_columns ? item_times.columns : by_tiles ? kTilesItemTime : is_wide ? item_times.wide_splits : item_times.splits) + item_times.of_each_warp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * item_times.unit) + fold_cost(share);
   }
-  // Dense weights come through what attention before them left of L1: with less, a layer of few rows takes a tenth longer. Sixteen columns a warp may be worth that.
-  bool needs_l1() const { return is_long_ && positions_.size() <= kMaxStepRows; }
-  size_t room() const { return needs_l1() ? std::min(geometry_.room, kMostTeamBytes) : geometry_.room; }
-  double l1_cost(const TeamShare& share) const { return needs_l1() && static_cast<size_t>(share.num_teams) * share.team_bytes > kMostTeamBytes ? kLittleL1Time : 0; }
+  // Dense weights come through what attention before them left of L1: with less, a layer of few rows takes a tenth longer.
+  double l1_cost(const TeamShare& share) const {
+    const bool is_little = static_cast<size_t>(share.num_teams) * share.team_bytes > kMostTeamBytes;
+    return is_long_ && positions_.size() <= kMaxStepRows && is_little ? kLittleL1Time : 0;
+  }
   int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
     if (share_ == Share::kRows || (is_long_ && out_->fold_shape.groups == 0)) return 0;

@@ -48,18 +48,7 @@ size_t most_posted_bytes(const LoweredProgram& program) {
 }
 const DeviceWeight& device_weight(const WeightRef& weight) { return static_cast<const ResidentDeviceWeight&>(*weight).view(); }
 
-// Where linears and attention have what that takes, and calls so many rows.
-bool has_long_launches(const LoweredProgram& program, const StepEnvironment& environment) {
-  if (environment.max_rows < least_long_rows(program, environment) || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return false;
-  if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return false;
-  return std::all_of(program.nodes.begin(), program.nodes.end(), [](const Node& node) {
-    return node.kind != PhaseKind::kLinear || node.rows != Rows::kTokens || has_cluster_gemm(node.mode, device_weight(node.op->weight));
-  });
-}
-
-}  // namespace
-
-int least_long_rows(const LoweredProgram& program, const StepEnvironment& environment) {
+int find_least_long_rows(const LoweredProgram& program, const StepEnvironment& environment) {
   int64_t widest = 0;
   for (const Node& node : program.nodes) {
     if (node.kind != PhaseKind::kLinear || node.rows != Rows::kTokens) continue;
@@ -68,6 +57,17 @@ int least_long_rows(const LoweredProgram& program, const StepEnvironment& enviro
   }
   return widest >= kManyWeights * environment.num_blocks ? kLeastLongRows : kLeastLongRowsOfSmall;
 }
+
+// Where linears and attention have what that takes, and calls so many rows.
+bool has_long_launches(const LoweredProgram& program, const StepEnvironment& environment) {
+  if (environment.max_rows < find_least_long_rows(program, environment) || !environment.has_clusters || environment.shared_bytes < cluster_gemm_shared_bytes()) return false;
+  if (program.head_dim != 0 && !has_group_teams(program.head_dim, environment.kv->shape().format)) return false;
+  return std::all_of(program.nodes.begin(), program.nodes.end(), [](const Node& node) {
+    return node.kind != PhaseKind::kLinear || node.rows != Rows::kTokens || has_cluster_gemm(node.mode, device_weight(node.op->weight));
+  });
+}
+
+}  // namespace
 
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment) {
   if (!has_long_launches(program, environment)) return kMaxStepRows;
@@ -524,7 +524,7 @@ class PhaseBuilder {
 Status StepPlan::create(const LoweredProgram& program, const StepEnvironment& environment, const VectorStore& vectors, const StepBuffers& buffers,
                         bool is_draft, std::unique_ptr<StepPlan>* out) {
   auto plan = std::make_unique<StepPlan>();
-  plan->logits_ = buffers.values(program.program->logits), plan->least_long_rows_ = cuda::least_long_rows(program, environment);
+  plan->logits_ = buffers.values(program.program->logits), plan->least_long_rows_ = find_least_long_rows(program, environment);
   size_t total = 0;
   const bool has_long = has_long_launches(program, environment);
   for (int c = 0; c < kNumRowClasses && kRowClasses[c].max_rows <= buffers.rows() && (has_long || !kRowClasses[c].is_long); ++c) {

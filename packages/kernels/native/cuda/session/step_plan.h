@@ -23,7 +23,6 @@ struct StepEnvironment {
 // From so many rows on linears are sooner done as kernels of their own: where the widest has many weights a multiprocessor, or not.
 constexpr int kLeastLongRows = 9, kLeastLongRowsOfSmall = 17;
 constexpr int64_t kManyWeights = 1 << 19;
-int least_long_rows(const LoweredProgram& program, const StepEnvironment& environment);
 // Rows of a launch of the program that may be: more than kMaxStepRows where it has long launches, and calls so many rows.
 int most_launch_rows(const LoweredProgram& program, const StepEnvironment& environment);
 

@@ -6,9 +6,9 @@
 namespace qspec::cuda {
 
 namespace {
-constexpr int kHeadWarps = 8;     // of a block
+constexpr int kHeadWarps = 8;      // of a block
 constexpr int kHeadsTogether = 4;  // of a row, that a warp of many rows has on their way
-constexpr int kManyHeads = 4096;  // as many warps as are there together, and some more
+constexpr int kManyHeads = 4096;   // as many warps as are there together, and some more
 }
 
 struct HeadsParams {

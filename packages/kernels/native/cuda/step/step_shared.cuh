@@ -182,16 +182,16 @@ QSPEC_DEVICE void start_attention(const StepBatch& batch, const TeamShare& share
   if constexpr (!has_rows) {
     for (int team = thread; team < share.num_teams; team += num_threads)
       if (first_item(team) < batch.num_items * batch.num_kv_heads) start.items[team] = load_struct(batch.items + first_item(team) / batch.num_kv_heads);
-    return;
-  }
-  QSPEC_NO_UNROLL
-  for (int warp = thread / kSplitPositions; warp < share.num_teams * share.team_warps; warp += num_threads / kSplitPositions) {
-    const int team = warp / share.team_warps, member = warp - team * share.team_warps, first = first_item(team), i = thread % kSplitPositions;
-    if (first >= batch.num_items * batch.num_kv_heads) continue;
-    const AttentionItem item = load_struct(batch.items + first / batch.num_kv_heads);
-    if (i == 0 && member == 0) start.items[team] = item, start.folds[team] = load_struct(batch.folds + item.fold);
-    const int split = is_by_splits(share.way) ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
-    start.slots[warp][i] = slot_of_position(batch, item, position);
+  } else {
+    QSPEC_NO_UNROLL
+    for (int warp = thread / kSplitPositions; warp < share.num_teams * share.team_warps; warp += num_threads / kSplitPositions) {
+      const int team = warp / share.team_warps, member = warp - team * share.team_warps, first = first_item(team), i = thread % kSplitPositions;
+      if (first >= batch.num_items * batch.num_kv_heads) continue;
+      const AttentionItem item = load_struct(batch.items + first / batch.num_kv_heads);
+      if (i == 0 && member == 0) start.items[team] = item, start.folds[team] = load_struct(batch.folds + item.fold);
+      const int split = is_by_splits(share.way) ? first_member_split(item.split_begin, item.split_end, member) : item.split_begin, position = split * kSplitPositions + i;
+      start.slots[warp][i] = slot_of_position(batch, item, position);
+    }
   }
 }
 
