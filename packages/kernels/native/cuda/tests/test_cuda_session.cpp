@@ -634,7 +634,7 @@ QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
   };
   std::set<cuda::TeamWay> ways;
   std::set<bool> folds;
-  for (const Case& c : {Case{70, 1, 3, 300}, {18, 4, 8, 1100}, {18, 2, 4, 1100}, {2, 16, 20, 1100}, {3, 10, 8, 1100}}) {
+  for (const Case& c : {Case{70, 1, 3, 300}, {20, 1, 3, 60}, {18, 4, 8, 1100}, {18, 2, 4, 1100}, {2, 16, 20, 1100}, {3, 10, 8, 1100}}) {
     const int pages_each = c.longest / 16 + 1, rows = c.sequences * c.rows_each;
     for (const KvFormat kv : {KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt8Nested}) {
       LlamaShape shape;
