@@ -125,7 +125,7 @@ export function leftContext(text: string, cut: number): string {
   return text.slice(isLowSurrogate(text, start) ? start + 1 : start, cut);
 }
 
-export function startsWith(list: readonly number[], prefix: readonly number[]): boolean {
+export function startsWith(list: ArrayLike<number>, prefix: readonly number[]): boolean {
   return prefix.length <= list.length && prefix.every((id, i) => list[i] === id);
 }
 

@@ -17,7 +17,7 @@ import {
 } from './tokenizer-definition.js';
 import { readSettings, type TokenizerSettings } from './tokenizer-settings.js';
 import type { ChatMessage, ChatRenderOptions, TokenizerFiles, TokenizerOptions } from './types.js';
-import { MAX_UNCUT, nextWindowSize, WINDOW, windowIds, windowsOf } from './window-encoder.js';
+import { MAX_UNCUT, MIN_WINDOW, nextWindowSize, WINDOW, windowIds, windowsOf } from './window-encoder.js';
 
 export interface EncodeOptions {
   /** Put the tokens around the text that the tokenizer's post-processor asks for (BOS, …). Default true. */
@@ -110,7 +110,7 @@ export class Tokenizer {
     const parts: ArrayLike<number>[] = [];
     const worker = new EncodeWorker(this.files.tokenizerJson, forJsLibrary(this.definition).pre_tokenizer);
     try {
-      let size = WINDOW;
+      let size = MIN_WINDOW;
       let startMs = performance.now();
       for (const window of windowsOf(checked, this.cuts, () => size)) {
         size = nextWindowSize(size, performance.now() - startMs);

@@ -3,7 +3,8 @@ import { type CutFinder, leftContext, startsWith } from './cut-finder.js';
 /** Most characters encoded between two looks at the event loop: 5-10 ms in plain JavaScript. */
 export const WINDOW = 3072;
 
-const MIN_WINDOW = 1024;
+/** Of the first window, too: code that runs for the first time is slow. */
+export const MIN_WINDOW = 1024;
 
 /** Size of the next window, such that one takes about 8 ms on this machine and text. */
 export function nextWindowSize(size: number, tookMs: number): number {
@@ -49,7 +50,9 @@ export function* windowsOf(
  * Ids of a window out of the ids of context and window together; undefined when the context did not keep to itself,
  * which no checked cut should allow.
  */
-export function windowIds(joined: ArrayLike<number>, contextIds: readonly number[]): ArrayLike<number> | undefined {
-  const ids = Array.from(joined);
-  return startsWith(ids, contextIds) ? ids.slice(contextIds.length) : undefined;
+export function windowIds(
+  joined: readonly number[] | Int32Array,
+  contextIds: readonly number[],
+): ArrayLike<number> | undefined {
+  return startsWith(joined, contextIds) ? joined.slice(contextIds.length) : undefined;
 }
