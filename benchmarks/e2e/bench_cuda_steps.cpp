@@ -133,16 +133,15 @@ void print_phase(const Phase& phase, const PhaseClock& clock, int index) {
 }
 
 void print_phases(CudaSession& session, const RoundBatch& batch, int rows, int layers, double step_ms) {
-  session.set_profiling(true);
+  must(session.set_profiling(true), "set_profiling");
   RoundResult result;
   for (int i = 0; i < 2; ++i) must(session.round(batch, &result), "round");
   const bool is_long = kRowClasses[session.launches().back().row_class].is_long;
   const std::vector<Phase>& phases = session.phases(false, rows);
   const std::vector<unsigned long long> stamps = session.last_stamps();
-  session.set_profiling(false);
+  must(session.set_profiling(false), "set_profiling");
   if (is_long) return;  // kernels one after another: the clocks are of the last of them
   const int count = static_cast<int>(phases.size());
-  if (stamps.size() < static_cast<size_t>(stamps_stride(count))) return;  // no memory was left for them
   const PhaseClock clock(stamps, count, step_ms);
   const int first = middle_layer(phases, layers);
   std::printf("  phases from the attention of layer %d on, us, and when a block has come to each step (median, last):\n", layers / 2);

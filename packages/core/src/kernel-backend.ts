@@ -36,7 +36,7 @@ export interface DeviceInfo {
   /** Instruction set or compute capability in use, e.g. `avx512vnni`, `avx2`, `scalar`, `sm_90`. */
   readonly arch: string;
   readonly numThreads: number;
-  /** Bytes that may still be allocated, as far as can be told. */
+  /** Bytes that may still be allocated, as far as can be told: asked when it is read. @throws DeviceError when the device is lost. */
   readonly freeBytes: number;
 }
 

@@ -40,8 +40,14 @@ export class NativeBackend implements NativeKernelBackend {
   }
 
   get device(): DeviceInfo {
-    const { freeBytes } = this.#handle;
-    return { ...this.#device, freeBytes: freeBytes < 0 ? freemem() : freeBytes };
+    const handle = this.#handle;
+    return {
+      ...this.#device,
+      get freeBytes() {
+        const freeBytes = guard(() => handle.freeBytes);
+        return freeBytes < 0 ? freemem() : freeBytes;
+      },
+    };
   }
 
   get residentBytes(): number {

@@ -78,7 +78,7 @@ export interface NativeBackendHandle {
   measureReadBandwidth(): Promise<number>;
   describe(): { readonly description: string; readonly arch: string; readonly numThreads: number };
   readonly residentBytes: number;
-  /** -1: it uses the system's memory, ask the system. */
+  /** -1: it uses the system's memory, ask the system. Throws where a device doesn't answer. */
   readonly freeBytes: number;
   dispose(): void;
 }

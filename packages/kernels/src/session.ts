@@ -13,7 +13,7 @@ import { decodeRoundResult, encodeRoundBatch } from './round-encoding.js';
 
 /** A {@link Session} that can also say where its time went. */
 export interface ProfilingSession extends Session {
-  /** Starts (and clears) or stops timing each op; costs two clock reads an op while on, one branch while off. */
+  /** Starts (and clears) or stops timing each op; costs two clock reads an op while on, one branch while off. @throws OutOfMemoryError, DeviceError */
   setProfiling(isOn: boolean): void;
   /** Time by program and op kind since profiling was switched on. */
   profile(): readonly OpProfile[];

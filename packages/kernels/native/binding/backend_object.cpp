@@ -101,7 +101,9 @@ Napi::Value BackendObject::resident_bytes(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value BackendObject::free_bytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), backend_ ? static_cast<double>(backend_->free_bytes()) : 0);
+  int64_t bytes = 0;
+  if (backend_) throw_if_error(info.Env(), backend_->free_bytes(&bytes));
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 // Sessions that still live keep what they use.

@@ -77,7 +77,9 @@ Napi::Value SessionObject::copy_pages(const Napi::CallbackInfo& info) {
       [](Napi::Env env) { return env.Undefined(); });
 }
 
-void SessionObject::set_profiling(const Napi::CallbackInfo& info) { idle_session(info.Env())->set_profiling(info[0].ToBoolean()); }
+void SessionObject::set_profiling(const Napi::CallbackInfo& info) {
+  throw_if_error(info.Env(), idle_session(info.Env())->set_profiling(info[0].ToBoolean()));
+}
 
 Napi::Value SessionObject::profile(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Session> session = idle_session(info.Env());

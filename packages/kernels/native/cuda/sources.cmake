@@ -1,6 +1,6 @@
 # Sources of the CUDA backend, relative to native/cuda: compiled by nvcc into qspec_cuda, and by the C++ compiler over the emulator for tests.
 set(QSPEC_CUDA_SHARED_SOURCES
-  common/device.cpp
+  common/device.cpp common/query_device.cpp
   gemm/cluster_gemm.cu
   sampling/sample.cu
   session/attention_plan.cpp session/cuda_backend.cpp session/cuda_session.cpp session/device_bandwidth.cu session/device_kv.cpp

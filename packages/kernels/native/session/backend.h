@@ -35,7 +35,7 @@ class Backend {
   virtual BackendDescription describe() const = 0;
 
   // Bytes of its own memory that may still be allocated; -1: it lives in the system's memory, ask the system.
-  virtual int64_t free_bytes() const = 0;
+  virtual Status free_bytes(int64_t* bytes) const = 0;
 };
 
 }  // namespace qspec

@@ -15,7 +15,10 @@ class CpuBackend : public Backend {
   Status create_session(SessionConfig config, std::unique_ptr<Session>* out) const override;
   Status measure_read_bandwidth(double* bytes_per_second) const override;
   BackendDescription describe() const override;
-  int64_t free_bytes() const override { return -1; }
+  Status free_bytes(int64_t* bytes) const override {
+    *bytes = -1;
+    return {};
+  }
 
  private:
   const OpTable& ops_;

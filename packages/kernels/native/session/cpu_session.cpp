@@ -47,11 +47,12 @@ Status CpuSession::allocate() {
   return Status::ok();
 }
 
-void CpuSession::set_profiling(bool is_on) {
+Status CpuSession::set_profiling(bool is_on) {
   for (Profile& profile : profiles_) {
     profile = {};
     profile.is_on = is_on;
   }
+  return Status::ok();
 }
 
 Status CpuSession::forward(const ForwardBatch& batch, ForwardResult* result) {

@@ -23,7 +23,7 @@ class CpuSession : public Session {
   size_t kv_bytes() const override { return kv_.bytes(); }
   size_t scratch_bytes() const override { return scratch_.bytes(); }
 
-  void set_profiling(bool is_on) override;
+  Status set_profiling(bool is_on) override;
   const Profile& target_profile() const override { return profiles_[0]; }
   const Profile& draft_profile() const override { return profiles_[1]; }
 

@@ -77,7 +77,7 @@ class Session {
   virtual size_t scratch_bytes() const = 0;
 
   // Between calls only. Switching on clears.
-  virtual void set_profiling(bool is_on) = 0;
+  virtual Status set_profiling(bool is_on) = 0;
   virtual const Profile& target_profile() const = 0;
   virtual const Profile& draft_profile() const = 0;
 };

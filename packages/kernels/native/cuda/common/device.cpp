@@ -4,8 +4,9 @@ namespace qspec::cuda {
 
 Status device_error(cudaError_t error, const char* call) {
   (void)cudaGetLastError();  // clears the non-sticky ones, so that the next call isn't blamed
-  return {StatusCode::kDevice, std::string("CUDA call `") + call + "` failed: " + cudaGetErrorString(error) + " (" +
-                                   cudaGetErrorName(error) + "). Check `nvidia-smi`; after a fault the process must be restarted."};
+  const std::string text = std::string("CUDA call `") + call + "` failed: " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + "). ";
+  if (error == cudaErrorMemoryAllocation) return {StatusCode::kOutOfMemory, text + "See in `nvidia-smi` who holds the device's memory; lower the cache and batch limits."};
+  return {StatusCode::kDevice, text + "Check `nvidia-smi`; after a fault the process must be restarted."};
 }
 
 Status DeviceBuffer::create(size_t bytes, const char* what, DeviceBuffer* out, const char* remedy) {
@@ -76,6 +77,27 @@ Stream::~Stream() {
 Status Stream::create() {
   QSPEC_CUDA_CALL(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   is_made_ = true;
+  return {};
+}
+
+Event::~Event() {
+  if (event_ != nullptr) (void)cudaEventDestroy(event_);
+}
+
+Status Event::create() {
+  QSPEC_CUDA_CALL(cudaEventCreate(&event_));
+  return {};
+}
+
+Status Event::record(cudaStream_t stream) {
+  QSPEC_CUDA_CALL(cudaEventRecord(event_, stream));
+  return {};
+}
+
+Status Event::milliseconds_since(const Event& begin, double* ms) const {
+  float elapsed = 0;
+  QSPEC_CUDA_CALL(cudaEventElapsedTime(&elapsed, begin.event_, event_));
+  *ms = elapsed;
   return {};
 }
 

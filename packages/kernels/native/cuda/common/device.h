@@ -69,6 +69,12 @@ class PinnedBuffer {
  public:
   PinnedBuffer() = default;
   ~PinnedBuffer();
+  PinnedBuffer(PinnedBuffer&& other) noexcept { *this = static_cast<PinnedBuffer&&>(other); }
+  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
   PinnedBuffer(const PinnedBuffer&) = delete;
   PinnedBuffer& operator=(const PinnedBuffer&) = delete;
   // Keeps what it has when that is enough; contents are lost otherwise.
@@ -93,6 +99,22 @@ class Stream {
  private:
   cudaStream_t stream_ = nullptr;
   bool is_made_ = false;
+};
+
+// A point in a stream's time.
+class Event {
+ public:
+  Event() = default;
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  Status create();
+  Status record(cudaStream_t stream);
+  // Both must have passed.
+  Status milliseconds_since(const Event& begin, double* ms) const;
+
+ private:
+  cudaEvent_t event_ = nullptr;
 };
 
 }  // namespace qspec::cuda

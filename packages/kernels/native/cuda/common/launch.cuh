@@ -68,9 +68,11 @@ Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t str
 }
 #else
 template <typename Params>
-Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t, const char*, const Params& params) {
-  emulator::run_grid(shape.blocks, shape.threads, shape.shared_bytes, shape.is_cooperative || shape.waits, [&] { kernel(params); });
-  return Status::ok();
+Status launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t stream, const char* what, const Params& params) {
+  const cudaError_t error = emulator::launch(stream, [=] {
+    emulator::run_grid(shape.blocks, shape.threads, shape.shared_bytes, shape.is_cooperative || shape.waits, [&] { kernel(params); });
+  });
+  return error == cudaSuccess ? Status::ok() : device_error(error, what);
 }
 #endif
 

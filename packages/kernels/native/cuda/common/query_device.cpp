@@ -3,19 +3,24 @@
 namespace qspec::cuda {
 
 namespace {
+
+constexpr int kMinMajor = 8;  // compute capability: asynchronous copies, bfloat16
+
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
+Status old_driver(const DeviceInfo& info) {
+  return {StatusCode::kDevice, "Expected a driver for CUDA " + version_text(info.runtime_version) + " but it supports only " +
+                                   version_text(info.driver_version) + "; update the driver, build with an older toolkit, or use the CPU backend."};
+}
+
 Status check_driver(DeviceInfo* info) {
-  if (cudaRuntimeGetVersion(&info->runtime_version) != cudaSuccess) info->runtime_version = 0;
+  QSPEC_CUDA_CALL(cudaRuntimeGetVersion(&info->runtime_version));
   const cudaError_t error = cudaDriverGetVersion(&info->driver_version);
   if (error != cudaSuccess || info->driver_version == 0)
     return {StatusCode::kDevice, "Expected an NVIDIA driver but found none; install one, or use the CPU backend."};
-  if (info->driver_version / 1000 < info->runtime_version / 1000) {
-    return {StatusCode::kDevice, "Expected a driver for CUDA " + version_text(info->runtime_version) + " but it supports only " +
-                                     version_text(info->driver_version) + "; update the driver, or build with an older toolkit."};
-  }
-  return {};
+  return info->driver_version / 1000 < info->runtime_version / 1000 ? old_driver(*info) : Status::ok();
 }
+
 }  // namespace
 
 Status query_device(int ordinal, DeviceInfo* info) {
@@ -26,6 +31,7 @@ Status query_device(int ordinal, DeviceInfo* info) {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
     return {StatusCode::kDevice, "Expected a CUDA device but the driver sees none; check `nvidia-smi`, or use the CPU backend."};
+  if (error == cudaErrorInsufficientDriver) return old_driver(*info);
   if (error != cudaSuccess) return device_error(error, "cudaGetDeviceCount");
   if (ordinal < 0 || ordinal >= count) {
     return {StatusCode::kInvalidArgument, "Expected `device` to be in 0.." + std::to_string(count - 1) + " but received " +
@@ -39,8 +45,8 @@ Status query_device(int ordinal, DeviceInfo* info) {
   info->l2_bytes = static_cast<size_t>(prop.l2CacheSize);
   info->memory_bytes = prop.totalGlobalMem;
   info->shared_bytes = prop.sharedMemPerBlockOptin;
-  if (info->major < QSPEC_CUDA_MIN_MAJOR) {
-    return {StatusCode::kDevice, "Expected compute capability " + std::to_string(QSPEC_CUDA_MIN_MAJOR) + ".0 or newer but `" + info->name +
+  if (info->major < kMinMajor) {
+    return {StatusCode::kDevice, "Expected compute capability " + std::to_string(kMinMajor) + ".0 or newer but `" + info->name +
                                      "` has " + std::to_string(info->major) + "." + std::to_string(info->minor) + "; use the CPU backend."};
   }
   return {};

@@ -34,10 +34,12 @@ class CudaBackend : public Backend {
     return {device_.name + " (" + arch + ", " + std::to_string(device_.memory_bytes >> 30) + " GiB)", arch, 1};
   }
 
-  int64_t free_bytes() const override {
+  Status free_bytes(int64_t* bytes) const override {
     size_t free_bytes = 0, total_bytes = 0;
-    if (cudaSetDevice(device_.ordinal) != cudaSuccess || cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) return 0;
-    return static_cast<int64_t>(free_bytes);
+    QSPEC_CUDA_CALL(cudaSetDevice(device_.ordinal));
+    QSPEC_CUDA_CALL(cudaMemGetInfo(&free_bytes, &total_bytes));
+    *bytes = static_cast<int64_t>(free_bytes);
+    return {};
   }
 
  private:

@@ -50,25 +50,6 @@ bool is_general(const SamplerParams& p, int64_t vocab) {
 
 }  // namespace
 
-RoundEvents::~RoundEvents() {
-  for (int i = 0; i < num_made_; ++i) (void)cudaEventDestroy(events_[i]);
-}
-Status RoundEvents::create() {
-  for (; num_made_ < 3; ++num_made_) QSPEC_CUDA_CALL(cudaEventCreate(&events_[num_made_]));
-  return {};
-}
-Status RoundEvents::record(int index, cudaStream_t stream) {
-  QSPEC_CUDA_CALL(cudaEventRecord(events_[index], stream));
-  return {};
-}
-Status RoundEvents::times(bool has_drafts, double* draft_ms, double* verify_ms) {
-  float draft = 0, verify = 0;
-  if (has_drafts) QSPEC_CUDA_CALL(cudaEventElapsedTime(&draft, events_[0], events_[1]));
-  QSPEC_CUDA_CALL(cudaEventElapsedTime(&verify, events_[has_drafts ? 1 : 0], events_[2]));
-  *draft_ms = draft, *verify_ms = verify;
-  return {};
-}
-
 // ---- Making ----------------------------------------------------------------------------------------------------------------------------
 
 Status CudaSession::create(const DeviceInfo& device, SessionConfig config, std::unique_ptr<Session>* out) {
@@ -82,7 +63,7 @@ Status CudaSession::create(const DeviceInfo& device, SessionConfig config, std::
 
 Status CudaSession::allocate() {
   QSPEC_RETURN_IF_ERROR(stream_.create());
-  QSPEC_RETURN_IF_ERROR(events_.create());
+  for (Event& event : events_) QSPEC_RETURN_IF_ERROR(event.create());
   QSPEC_RETURN_IF_ERROR(kv_.create(config_.kv));
   const Program* programs[2] = {&config_.target, config_.draft.get()};
   const StepEnvironment environment{device_.num_multiprocessors, device_.shared_bytes, &kv_, config_.max_rows, device_.major == kClusterMajor};
@@ -209,8 +190,16 @@ Status CudaSession::enqueue_sampling(const Launch& launch) {
   return launch_sample(sample_params(launch), std::min(kRowClasses[launch.row_class].max_rows, kMaxLogitRows), launch.has_general, stream_.get());
 }
 
+Status CudaSession::begin_call() {
+  QSPEC_CUDA_CALL(cudaSetDevice(device_.ordinal));
+  if (!is_settled_) QSPEC_RETURN_IF_ERROR(synchronize());  // a call that failed may have left copies out of the arena on their way
+  is_settled_ = false;
+  return {};
+}
+
 Status CudaSession::synchronize() {
   QSPEC_CUDA_CALL(cudaStreamSynchronize(stream_.get()));
+  is_settled_ = true;
   return {};
 }
 
@@ -265,7 +254,7 @@ Status CudaSession::forward(const ForwardBatch& batch, ForwardResult* result) {
   const BusyGuard busy(is_busy_);
   QSPEC_RETURN_IF_ERROR(busy.status());
   QSPEC_RETURN_IF_ERROR(validate_forward(batch, config_));
-  QSPEC_CUDA_CALL(cudaSetDevice(device_.ordinal));
+  QSPEC_RETURN_IF_ERROR(begin_call());
   PassRows pass;
   std::vector<int32_t> result_rows;
   build_forward(batch, &pass, &result_rows);
@@ -390,30 +379,31 @@ Status CudaSession::round(const RoundBatch& batch, RoundResult* result) {
   const BusyGuard busy(is_busy_);
   QSPEC_RETURN_IF_ERROR(busy.status());
   QSPEC_RETURN_IF_ERROR(validate_round(batch, config_));
-  QSPEC_CUDA_CALL(cudaSetDevice(device_.ordinal));
+  QSPEC_RETURN_IF_ERROR(begin_call());
   for (;;) {
     arena_.begin();
     QSPEC_RETURN_IF_ERROR(build_round(batch));
     if (!arena_.is_full()) break;
     QSPEC_RETURN_IF_ERROR(arena_.grow());
   }
-  QSPEC_RETURN_IF_ERROR(arena_.send(stream_.get()));
+  const size_t count = static_cast<size_t>(num_drafts_ + num_picks_);
+  QSPEC_RETURN_IF_ERROR(results_.reserve(std::max<size_t>(count * 4, 4)));
   const std::vector<Launch>& launches = list_->launches();
   const bool has_logprobs = std::any_of(batch.samplers.begin(), batch.samplers.end(), [](const SamplerParams& p) { return p.num_logprobs >= 0; });
-  QSPEC_RETURN_IF_ERROR(events_.record(0, stream_.get()));
+  if (has_logprobs) QSPEC_RETURN_IF_ERROR(logits_.reserve(static_cast<size_t>(num_picks_ * config_.vocab_size) * 4));
+  QSPEC_RETURN_IF_ERROR(arena_.send(stream_.get()));
+  QSPEC_RETURN_IF_ERROR(events_[0].record(stream_.get()));
   const auto first_verify = launches.begin() + static_cast<int64_t>(num_draft_launches_);
   if (num_draft_launches_ > 0) {
     QSPEC_RETURN_IF_ERROR(run({launches.begin(), first_verify}));
-    QSPEC_RETURN_IF_ERROR(events_.record(1, stream_.get()));
+    QSPEC_RETURN_IF_ERROR(events_[1].record(stream_.get()));
   }
   if (!has_logprobs) QSPEC_RETURN_IF_ERROR(run({first_verify, launches.end()}));
   for (auto launch = first_verify; has_logprobs && launch != launches.end(); ++launch) {
     QSPEC_RETURN_IF_ERROR(run({*launch}));
     QSPEC_RETURN_IF_ERROR(read_logits(*launch));
   }
-  const size_t count = static_cast<size_t>(num_drafts_ + num_picks_);
-  QSPEC_RETURN_IF_ERROR(results_.reserve(std::max<size_t>(count * 4, 4)));
-  QSPEC_RETURN_IF_ERROR(events_.record(2, stream_.get()));
+  QSPEC_RETURN_IF_ERROR(events_[2].record(stream_.get()));
   QSPEC_CUDA_CALL(cudaMemcpyAsync(results_.data(), pool_ + num_inputs_, count * 4, cudaMemcpyDeviceToHost, stream_.get()));
   QSPEC_RETURN_IF_ERROR(synchronize());
   return collect_round(batch, result);
@@ -421,7 +411,6 @@ Status CudaSession::round(const RoundBatch& batch, RoundResult* result) {
 
 // Logits of one launch's rows into pinned memory, before the next launch writes over them.
 Status CudaSession::read_logits(const Launch& launch) {
-  QSPEC_RETURN_IF_ERROR(logits_.reserve(static_cast<size_t>(num_picks_ * config_.vocab_size) * 4));
   float* to = reinterpret_cast<float*>(logits_.data()) + launch.first_logit_row * config_.vocab_size;
   QSPEC_CUDA_CALL(cudaMemcpyAsync(to, plans_[0]->logits(), static_cast<size_t>(launch.num_logit_rows * config_.vocab_size) * 4, cudaMemcpyDeviceToHost, stream_.get()));
   return {};
@@ -437,14 +426,16 @@ Status CudaSession::collect_round(const RoundBatch& batch, RoundResult* result) 
   const std::vector<int32_t> picks(tokens + num_drafts_, tokens + num_drafts_ + num_picks_);
   const float* logits = reinterpret_cast<const float*>(logits_.data());
   plan.accept(picks, [&](int64_t row) { return logits + row * config_.vocab_size; }, config_.vocab_size, result);
-  return events_.times(num_draft_launches_ > 0, &result->draft_ms, &result->verify_ms);
+  const bool has_drafts = num_draft_launches_ > 0;
+  if (has_drafts) QSPEC_RETURN_IF_ERROR(events_[1].milliseconds_since(events_[0], &result->draft_ms));
+  return events_[2].milliseconds_since(events_[has_drafts], &result->verify_ms);
 }
 
 Status CudaSession::copy_pages(const std::vector<int32_t>& from, const std::vector<int32_t>& to) {
   const BusyGuard busy(is_busy_);
   QSPEC_RETURN_IF_ERROR(busy.status());
   QSPEC_RETURN_IF_ERROR(validate_page_copy(from, to, config_.kv));
-  QSPEC_CUDA_CALL(cudaSetDevice(device_.ordinal));
+  QSPEC_RETURN_IF_ERROR(begin_call());
   for (size_t i = 0; i < from.size(); ++i) QSPEC_RETURN_IF_ERROR(kv_.copy_page(from[i], to[i], stream_.get()));
   return synchronize();
 }
@@ -456,14 +447,16 @@ Status CudaSession::fill_cache_randomly(uint64_t seed) {
 
 // ---- Profiles ----------------------------------------------------------------------------------------------------------------------------
 
-void CudaSession::set_profiling(bool is_on) {
-  for (Profile& profile : profiles_) profile = {}, profile.is_on = is_on;
-  if (!is_on) stamps_.reset();
-  if (!is_on || stamps_.bytes() != 0) return;
+Status CudaSession::set_profiling(bool is_on) {
+  for (Profile& profile : profiles_) profile = {};
+  stamps_.reset();
+  if (!is_on) return {};
+  QSPEC_CUDA_CALL(cudaSetDevice(device_.ordinal));
   const size_t bytes = static_cast<size_t>(device_.num_multiprocessors) * stamps_stride(kMaxPhases) * 8;
-  // A block leaves no stamp at a step that it hasn't.
-  const bool is_there = DeviceBuffer::create(bytes, "profiling", &stamps_).is_ok() && stamps_.fill(0).is_ok();
-  for (Profile& profile : profiles_) profile.is_on &= is_there;
+  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "profiling", &stamps_));
+  QSPEC_RETURN_IF_ERROR(stamps_.fill(0));  // a block leaves no stamp at a step that it hasn't
+  for (Profile& profile : profiles_) profile.is_on = true;
+  return {};
 }
 
 namespace {

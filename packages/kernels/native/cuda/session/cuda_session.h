@@ -14,19 +14,6 @@
 
 namespace qspec::cuda {
 
-// When a round began, when its drafts were done, when it ended, by the device's clock.
-class RoundEvents {
- public:
-  ~RoundEvents();
-  Status create();
-  Status record(int index, cudaStream_t stream);
-  Status times(bool has_drafts, double* draft_ms, double* verify_ms);
-
- private:
-  cudaEvent_t events_[3] = {};
-  int num_made_ = 0;
-};
-
 class CudaSession : public Session {
  public:
   // Scratch and KV are reserved here. kUnsupported for what has no kernels; kOutOfMemory says what was asked for and what to lower.
@@ -39,7 +26,7 @@ class CudaSession : public Session {
   size_t kv_bytes() const override { return kv_.bytes(); }
   size_t scratch_bytes() const override;
 
-  void set_profiling(bool is_on) override;
+  Status set_profiling(bool is_on) override;
   const Profile& target_profile() const override { return profiles_[0]; }
   const Profile& draft_profile() const override { return profiles_[1]; }
 
@@ -62,6 +49,8 @@ class CudaSession : public Session {
   Status enqueue(const Launch& launch);
   Status run(const std::vector<Launch>& launches);
   Status run_profiled(const Launch& launch);
+  // First of what touches the device.
+  Status begin_call();
   Status synchronize();
 
   void build_forward(const ForwardBatch& batch, PassRows* pass, std::vector<int32_t>* result_rows);
@@ -87,12 +76,13 @@ class CudaSession : public Session {
   std::unique_ptr<LaunchList> list_;
   GraphCache graphs_;
   PinnedBuffer results_, logits_;
-  RoundEvents events_;
+  Event events_[3];                        // of a round: its beginning, behind its drafts, its end
 
   // Of the round that is being run.
   int64_t num_inputs_ = 0, num_drafts_ = 0, num_picks_ = 0;
   size_t num_draft_launches_ = 0;
   int32_t* pool_ = nullptr;
+  bool is_settled_ = true;  // nothing of an earlier call is on its way
 
   DeviceBuffer stamps_;                    // profiling: clock at every phase's end, of one launch
   std::vector<unsigned long long> last_stamps_;

@@ -10,6 +10,7 @@ namespace qspec::cuda {
 namespace {
 
 constexpr int kThreads = 512, kUnroll = 8;
+constexpr int kWarmUps = 2, kPasses = 9;
 
 struct ReadParams {
   const uint4* data;
@@ -44,23 +45,21 @@ Status measure_device_read(double* bytes_per_second) {
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(4, "measuring bandwidth", &sink));
   QSPEC_RETURN_IF_ERROR(buffer.fill(1));
   const ReadParams params{buffer.as<uint4>(), static_cast<int64_t>(bytes / 16), sink.as<uint32_t>()};
-  cudaEvent_t begin, end;
-  QSPEC_CUDA_CALL(cudaEventCreate(&begin));
-  QSPEC_CUDA_CALL(cudaEventCreate(&end));
-  std::vector<float> times;
-  Status status;
-  for (int i = 0; i < 11 && status.is_ok(); ++i) {
-    (void)cudaEventRecord(begin, nullptr);
-    status = launch(read_kernel, {132 * 4, kThreads}, nullptr, "bandwidth", params);
-    (void)cudaEventRecord(end, nullptr);
-    float ms = 0;
-    if (cudaEventSynchronize(end) == cudaSuccess && cudaEventElapsedTime(&ms, begin, end) == cudaSuccess && i >= 2) times.push_back(ms);
+  Event begin, end;
+  QSPEC_RETURN_IF_ERROR(begin.create());
+  QSPEC_RETURN_IF_ERROR(end.create());
+  std::vector<double> times;
+  for (int i = 0; i < kWarmUps + kPasses; ++i) {
+    double ms = 0;
+    QSPEC_RETURN_IF_ERROR(begin.record(nullptr));
+    QSPEC_RETURN_IF_ERROR(launch(read_kernel, {132 * 4, kThreads}, nullptr, "bandwidth", params));
+    QSPEC_RETURN_IF_ERROR(end.record(nullptr));
+    QSPEC_CUDA_CALL(cudaStreamSynchronize(nullptr));
+    QSPEC_RETURN_IF_ERROR(end.milliseconds_since(begin, &ms));
+    if (i >= kWarmUps) times.push_back(ms);
   }
-  (void)cudaEventDestroy(begin), (void)cudaEventDestroy(end);
-  QSPEC_RETURN_IF_ERROR(status);
-  if (times.empty()) return {StatusCode::kDevice, "Expected the bandwidth measurement to run but no pass finished; check `nvidia-smi`."};
   std::sort(times.begin(), times.end());
-  *bytes_per_second = static_cast<double>(bytes) / (std::max(times[times.size() / 2], 1e-6f) * 1e-3);
+  *bytes_per_second = static_cast<double>(bytes) / (std::max(times[times.size() / 2], 1e-6) * 1e-3);
   return {};
 }
 

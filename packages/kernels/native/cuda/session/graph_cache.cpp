@@ -4,13 +4,24 @@ namespace qspec::cuda {
 
 namespace {
 constexpr size_t kMaxGraphs = 256, kMaxLongGraphs = 32;  // of each kind; a long one takes up to 2 MB
+
+Status capture(cudaStream_t stream, const std::function<Status()>& enqueue, cudaGraphExec_t* out) {
+  QSPEC_CUDA_CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  Status status = enqueue();
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream, &graph);  // in any case, or the stream stays captured
+  if (status.is_ok() && ended != cudaSuccess) status = device_error(ended, "cudaStreamEndCapture");
+  if (status.is_ok()) {
+    const cudaError_t made = cudaGraphInstantiate(out, graph, 0);
+    if (made != cudaSuccess) status = device_error(made, "cudaGraphInstantiate");
+  }
+  if (graph != nullptr) (void)cudaGraphDestroy(graph);
+  return status;
 }
 
+}  // namespace
+
 Status GraphCache::run(const std::string& key, bool is_long, cudaStream_t stream, const std::function<Status()>& enqueue) {
-#if defined(QSPEC_CUDA_EMULATED)
-  (void)key, (void)is_long, (void)stream;
-  return enqueue();
-#else
   auto found = entries_.find(key);
   const bool is_new = found == entries_.end();
   if (is_new) {
@@ -21,20 +32,9 @@ Status GraphCache::run(const std::string& key, bool is_long, cudaStream_t stream
   Entry& entry = found->second;
   entry.last_use = ++clock_;
   if (is_new && is_long) return enqueue();
-  if (entry.graph == nullptr) {
-    cudaGraph_t graph = nullptr;
-    QSPEC_CUDA_CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    const Status status = enqueue();
-    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-    QSPEC_RETURN_IF_ERROR(status);
-    if (ended != cudaSuccess) return device_error(ended, "cudaStreamEndCapture");
-    const cudaError_t made = cudaGraphInstantiate(&entry.graph, graph, 0);
-    (void)cudaGraphDestroy(graph);
-    if (made != cudaSuccess) return device_error(made, "cudaGraphInstantiate");
-  }
+  if (entry.graph == nullptr) QSPEC_RETURN_IF_ERROR(capture(stream, enqueue, &entry.graph));
   QSPEC_CUDA_CALL(cudaGraphLaunch(entry.graph, stream));
   return {};
-#endif
 }
 
 // Of the kind that comes: the one that wasn't used for longest goes.
@@ -57,11 +57,7 @@ void GraphCache::clear() {
 }
 
 void GraphCache::destroy(const Entry& entry) {
-#if !defined(QSPEC_CUDA_EMULATED)
   if (entry.graph != nullptr) (void)cudaGraphExecDestroy(entry.graph);  // a failure here was reported by the call that broke the device
-#else
-  (void)entry;
-#endif
 }
 
 }  // namespace qspec::cuda

@@ -11,10 +11,13 @@ Status UploadArena::create(size_t fixed_bytes, size_t capacity) {
 
 Status UploadArena::grow() {
   const size_t wanted = 2 * used_;
-  device_.reset();
+  PinnedBuffer host;
+  DeviceBuffer device;
+  QSPEC_RETURN_IF_ERROR(host.reserve(wanted));
+  QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(wanted, "batch descriptions", &device, "lower `maxRows`"));
+  host_ = std::move(host), device_ = std::move(device);
   ++generation_;
-  QSPEC_RETURN_IF_ERROR(host_.reserve(wanted));
-  return DeviceBuffer::create(wanted, "batch descriptions", &device_, "lower `maxRows`");
+  return {};
 }
 
 Status UploadArena::send(cudaStream_t stream) const {

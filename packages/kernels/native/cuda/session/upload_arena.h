@@ -38,7 +38,7 @@ class UploadArena {
   }
 
   bool is_full() const { return used_ > host_.bytes(); }
-  // At least twice what was asked for last.
+  // To twice what was asked for last. What there was stays where there is no memory.
   Status grow();
   Status send(cudaStream_t stream) const;
   int generation() const { return generation_; }

@@ -1123,12 +1123,12 @@ QSPEC_TEST(profiles_name_every_op) {
   SessionSpec spec;
   spec.target.hadamard_block = 32;
   auto session = make_session(cuda_backend(), model, spec);
-  session->set_profiling(true);
+  expect_ok(session->set_profiling(true), "set_profiling");
   forward_all(*session, random_tokens(10, 48, 62), 10, {1});
   const Profile& profile = session->target_profile();
   QSPEC_EXPECT(profile.entries[static_cast<int>(OpKind::kLinear)].calls == 9);
   QSPEC_EXPECT(profile.entries[static_cast<int>(OpKind::kAttention)].nanoseconds > 0);
-  session->set_profiling(false);
+  expect_ok(session->set_profiling(false), "set_profiling");
 }
 
 }  // namespace
