@@ -626,6 +626,54 @@ QSPEC_TEST(rows_of_a_long_launch_equal_those_of_short_ones) {
   }
 }
 
+// Logits that are the factor of a norm times a product, in float32: another order of the norm's sum shows in them. (As a model's activation is rounded to bfloat16, it hardly would.)
+// A linear adds to the residual before, which makes the norm of few rows.
+SessionConfig norm_config(int64_t width, const WeightSpec& spec, int64_t vocab) {
+  constexpr int64_t kNarrow = 32;
+  SessionConfig config;
+  Program& program = config.target;
+  program.name = "norm";
+  BufferSpec residual, narrow, product;
+  residual.width = width, narrow.width = kNarrow, product.width = vocab;
+  program.buffers = {residual, narrow, residual, residual, product, product};
+  ProgramOp embedding, down, up, norm, head, gather;
+  embedding.kind = OpKind::kEmbedding, embedding.output = 0;
+  down.kind = OpKind::kLinear, down.input = 0, down.output = 1;
+  up.kind = OpKind::kLinear, up.input = 1, up.output = 2;
+  norm.kind = OpKind::kRmsNorm, norm.input = 0, norm.delta = 2, norm.output = 3, norm.eps = 1e-5f;
+  norm.vector = std::make_shared<const std::vector<float>>(Rng(4).normals(static_cast<size_t>(width)));
+  head.kind = OpKind::kLinear, head.input = 3, head.output = 4;
+  gather.kind = OpKind::kGatherRows, gather.input = 4, gather.output = 5;
+  const auto make = [&](WeightSpec of, int64_t n, int64_t k, WeightRef* out) { expect_ok(cuda_backend()->create_weight({RandomWeight(of, n, k, 8).source("w")}, out), "create_weight"); };
+  make(dense_spec(DenseType::kBf16), vocab, width, &embedding.weight);
+  make(dense_spec(DenseType::kBf16), kNarrow, width, &down.weight);
+  make(spec, width, kNarrow, &up.weight);
+  make(spec, vocab, width, &head.weight);
+  program.ops = {embedding, down, up, norm, head, gather};
+  program.logits = 5;
+  config.kv = {KvFormat::kBf16, 1, 16, 1, 32, 64};
+  config.vocab_size = vocab, config.max_rows = config.max_logit_rows = 128;
+  return config;
+}
+QSPEC_TEST(norms_have_the_same_bits_in_any_launch) {
+  constexpr int kVocab = 32, kTokens = 40;
+  const std::vector<int32_t> tokens = random_tokens(kTokens, kVocab, 33), pages = some_pages(3);
+  for (const WeightSpec& spec : {dense_spec(DenseType::kBf16), int4_spec(32)}) {
+    for (const int width : {192, 1088, 4416, 16960}) {  // few tiles, whose sums weigh much; squares that do not fill a run; of more than 8 runs; of more than 32
+      auto session = session_on_blocks(3, norm_config(width, spec, kVocab)), without_long = session_on_blocks(3, norm_config(width, spec, kVocab), false);
+      if (!session || !without_long) return;
+      const std::vector<float> single = forward_all(*session, tokens, 1, pages);
+      for (const int chunk : {4, 5, 9, 17, 32, 40}) {
+        const std::vector<float> rows = forward_all(*session, tokens, chunk, pages);
+        QSPEC_EXPECT_BITS(rows.data(), single.data(), single.size(), text("%s, width %d, %d rows at a time", spec.name().c_str(), width, chunk));
+        if (chunk < cuda::kLeastLongRows) continue;  // the same kernels
+        const std::vector<float> same = forward_all(*without_long, tokens, chunk, pages);
+        QSPEC_EXPECT_BITS(same.data(), single.data(), single.size(), text("%s, width %d, %d rows at a time, never long", spec.name().c_str(), width, chunk));
+      }
+    }
+  }
+}
+
 // Many sequences of few rows: teams of warps attend, by splits and by columns, or blocks or warpgroups do, what they hand in is folded or there is nothing to fold, and logits
 // come 64 at a time. Each equals the sequence alone.
 QSPEC_TEST(a_long_launch_of_many_sequences_equals_each_alone) {
