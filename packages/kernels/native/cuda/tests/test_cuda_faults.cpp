@@ -243,20 +243,22 @@ QSPEC_TEST(memory_that_is_not_there_is_named_with_what_to_lower) {
 // A call that failed leaves nothing behind that the next one would read.
 QSPEC_TEST(what_follows_a_failed_call_has_the_same_bits) {
   Fixture fixture;
-  const std::vector<int32_t> tokens = random_tokens(5, 48, 1);
-  const std::vector<float> expected = forward_all(*fixture.session(), tokens, 5, {0});
-  for (int64_t i = 0;; ++i) {
-    const std::shared_ptr<Session> session = fixture.session();
-    ForwardResult result;
-    const int64_t first = cuda::emulator::num_calls();
-    cuda::emulator::fail_at(first + i, cudaErrorMemoryAllocation, false);
-    const Status status = session->forward(chain(random_tokens(5, 48, 2), 0, {0}), &result);
-    const bool is_past = cuda::emulator::num_calls() - first <= i;
-    cuda::emulator::fail_never();
-    if (is_past) break;
-    QSPEC_EXPECT(status.code() == StatusCode::kOutOfMemory);
-    const std::vector<float> logits = forward_all(*session, tokens, 5, {0});
-    QSPEC_EXPECT_BITS(logits.data(), expected.data(), expected.size(), "after call " + std::to_string(i) + " failed");
+  for (const int rows : {5, 24}) {  // one kernel, and a long launch's many
+    const std::vector<int32_t> tokens = random_tokens(rows, 48, 1), others = random_tokens(rows, 48, 2), pages = {0, 1};
+    const std::vector<float> expected = forward_all(*fixture.session(), tokens, rows, pages);
+    for (int64_t i = 0;; ++i) {
+      const std::shared_ptr<Session> session = fixture.session();
+      ForwardResult result;
+      const int64_t first = cuda::emulator::num_calls();
+      cuda::emulator::fail_at(first + i, cudaErrorMemoryAllocation, false);
+      const Status status = session->forward(chain(others, 0, pages), &result);
+      const bool is_past = cuda::emulator::num_calls() - first <= i;
+      cuda::emulator::fail_never();
+      if (is_past) break;
+      QSPEC_EXPECT(status.code() == StatusCode::kOutOfMemory);
+      const std::vector<float> logits = forward_all(*session, tokens, rows, pages);
+      QSPEC_EXPECT_BITS(logits.data(), expected.data(), expected.size(), std::to_string(rows) + " rows, after call " + std::to_string(i) + " failed");
+    }
   }
 }
 
