@@ -145,20 +145,19 @@ inline Status measure_device_copy(double* bytes_per_second) {
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "measuring bandwidth", &from));
   QSPEC_RETURN_IF_ERROR(DeviceBuffer::create(bytes, "measuring bandwidth", &to));
   QSPEC_RETURN_IF_ERROR(from.fill(1));
-  cudaEvent_t begin, end;
-  QSPEC_CUDA_CALL(cudaEventCreate(&begin));
-  QSPEC_CUDA_CALL(cudaEventCreate(&end));
+  Event begin, end;
+  QSPEC_RETURN_IF_ERROR(begin.create());
+  QSPEC_RETURN_IF_ERROR(end.create());
   std::vector<double> times;
   for (int i = 0; i < 11; ++i) {
-    float ms = 0;
-    QSPEC_CUDA_CALL(cudaEventRecord(begin, nullptr));
+    double ms = 0;
+    QSPEC_RETURN_IF_ERROR(begin.record(nullptr));
     QSPEC_CUDA_CALL(cudaMemcpyAsync(to.as<void>(), from.as<void>(), bytes, cudaMemcpyDeviceToDevice, nullptr));
-    QSPEC_CUDA_CALL(cudaEventRecord(end, nullptr));
-    QSPEC_CUDA_CALL(cudaEventSynchronize(end));
-    QSPEC_CUDA_CALL(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 2) times.push_back(std::max<double>(ms, 1e-6));
+    QSPEC_RETURN_IF_ERROR(end.record(nullptr));
+    QSPEC_CUDA_CALL(cudaStreamSynchronize(nullptr));
+    QSPEC_RETURN_IF_ERROR(end.milliseconds_since(begin, &ms));
+    if (i >= 2) times.push_back(std::max(ms, 1e-6));
   }
-  (void)cudaEventDestroy(begin), (void)cudaEventDestroy(end);
   *bytes_per_second = 2.0 * static_cast<double>(bytes) / (median(times) * 1e-3);
   return {};
 }

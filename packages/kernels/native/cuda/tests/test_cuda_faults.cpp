@@ -74,11 +74,6 @@ struct Fault {
 
 enum class Calls { kAll, kAllocations };
 
-Status run_with(const Work& work, int64_t call, const Fault& fault) {
-  cuda::emulator::fail_at(call, fault.error, fault.is_lasting);
-  return work();
-}
-
 // Each of the calls that `work` makes fails in its turn: work says so, and goes through again where only that call failed.
 void check_every_failure(const char* name, const MakeWork& make, const Fault& fault, Calls which, StatusCode code, const char* word) {
   (void)cuda_backend();  // made by whoever asks first
@@ -94,7 +89,8 @@ void check_every_failure(const char* name, const MakeWork& make, const Fault& fa
   for (int64_t i = 0; i < num_calls; ++i) {
     const Work work = make();
     const int64_t call = cuda::emulator::num_calls() + i;
-    const Status status = run_with(work, call, fault);
+    cuda::emulator::fail_at(call, fault.error, fault.is_lasting);
+    const Status status = work();
     const bool counts = which == Calls::kAll || cuda::emulator::is_allocation(call);
     if (counts && (status.code() != code || !has(status, word)))
       fail(__FILE__, __LINE__, "%s, call %d of %d failing: expected status %d with `%s` but received %d: %s", name, static_cast<int>(i), static_cast<int>(num_calls), static_cast<int>(code), word,
