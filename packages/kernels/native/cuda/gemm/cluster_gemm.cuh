@@ -1,12 +1,12 @@
 // A linear of many rows (a prefill, a large batch) as a kernel of its own: what matters is the tensor cores' rate, and with fewer rows that all multiprocessors have something to do.
 //
 // A block does tiles of 128 outputs x 128 rows, or 64 or 32 (or 256 x 32), over all of k, so that nobody adds what others left; or, where there are fewer tiles than blocks, several blocks share
-// one (`is_shared`): of n blocks the i-th takes slices i, i + n … of k, and adds each when those before it were added. Two warpgroups multiply (or four): each warp unpacks a row-tile's weights
-// in registers, the A operand, which come by its own lanes' copies; activations, the B operand, come through a ring of stages that a third warpgroup's copies
+// one (`is_shared`): of n blocks the i-th takes slices i, i + n … of k, and adds each when those before it were added. Two warpgroups multiply (or four): each warp has a row-tile's weights
+// in registers, the A operand, which come by its own lanes' copies and are unpacked there; activations, the B operand, come through a ring of stages that a third warpgroup's copies
 // fill, whose other warps find what rows are multiplied with. Blocks of a cluster have the same rows and other outputs: each brings its part of a stage to all of them. The warpgroup that copies needs few
-// registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit.
+// registers, so those that multiply have 224: a group's sums and a run's, 128 x 64 of each a warpgroup, fit, or a run's and a slice's.
 //
-// Sums are made in the one order (common/layout.h): a run's in registers, a slice's in shared memory, a tile's in memory, each thread its own.
+// Sums are made in the one order (common/layout.h): a run's in registers, a slice's, too, or in shared memory (`has_slices_in_registers()`), a tile's in memory, each thread its own.
 #pragma once
 #include "common/bulk_copy.cuh"
 #include "common/wide_mma.cuh"
@@ -24,12 +24,15 @@ constexpr int kClusterBlocks = 1;
 constexpr int kGemmUnitTiles = 2, kGemmUnits = kRunTiles / kGemmUnitTiles;  // a unit is 128 k; of a run
 constexpr int kGemmGroupSize = kGemmUnitTiles * kTileK;
 
-// Of activations there are three stages with most rows, six with fewer.
-constexpr int kGemmStagesBytes = 3 * kGemmUnitTiles * kGemmRowBlocks * kWideBlockBytes, kGemmMostStages = 6;
+// Of activations there are three stages with most rows, six with fewer (four where dense weights' ring takes the room).
+constexpr int kGemmStagesBytes = 3 * kGemmUnitTiles * kGemmRowBlocks * kWideBlockBytes, kGemmMostStages = 6, kGemmMostDenseStages = 4;
 // Of all rows of a launch of up to 32, whose linears make the norm behind them.
 constexpr bool has_few_rows(int row_blocks) { return row_blocks == kPassRows / 8; }
-// Units of weights that a warp has in its ring; of dense weights, which are fragments already and go to registers, none.
-constexpr int gemm_ring_units(GemmMode mode) { return mode == GemmMode::kDense ? 0 : mode == GemmMode::kHiLo ? 2 : 4; }
+// Units of codes that a warp has in its ring; tiles of dense weights: more with fewer rows, which are sooner multiplied.
+constexpr int gemm_ring_units(GemmMode mode) { return mode == GemmMode::kHiLo ? 2 : 4; }
+constexpr int dense_ring_tiles(int n8) { return n8 == kGemmRowBlocks ? 4 : 8; }
+// Registers hold two sums of most rows; of codes those are a group's and a run's. Where they can, they hold a slice's: activations and weights take most of what shared memory's paths carry.
+constexpr bool has_slices_in_registers(GemmMode mode, int n8) { return mode == GemmMode::kDense || n8 < kGemmRowBlocks; }
 constexpr int gemm_unit_bytes(GemmMode mode) { return kGemmUnitTiles * kTileBytes * (mode == GemmMode::kHiLo ? 2 : 1) + kWarp * 4; }
 // What a warp has of rows' sums of squares: of twelve rows, or one of the widest. The pad has several rows' in different banks.
 constexpr int kRowSquaresPad = 32, kRowSquaresBytes = 12 * (row_squares(4096) * 4 + kRowSquaresPad);
@@ -52,11 +55,13 @@ struct GemmTile {
   static constexpr int kWarps = groups * kGroupWarps, kMultipliers = 32 * kWarps, kThreads = kMultipliers + 128;  // the last warpgroup brings activations
   // Of all registers, what those that multiply and those that copy have.
   static constexpr int kRegisters = groups == kGemmGroups ? 224 : 112, kCopyRegisters = groups == kGemmGroups ? 56 : 32;
+  static constexpr bool kIsDense = mode == GemmMode::kDense, kHasSlices = has_slices_in_registers(mode, n8);
   static constexpr int kStageBytes = kGemmUnitTiles * kTileBytes;
-  static constexpr int kTotalBytes = static_cast<int>(gemm_total_bytes(n8, groups)), kRingBytes = gemm_ring_units(mode) * gemm_unit_bytes(mode);
+  static constexpr int kTotalBytes = static_cast<int>(gemm_total_bytes(n8, groups)), kSumsBytes = kHasSlices ? kTotalBytes / 2 : kTotalBytes;  // a slice's, or what gates and ups exchange
+  static constexpr int kRingTiles = dense_ring_tiles(n8), kRingBytes = kIsDense ? kRingTiles * kDenseTileBytes : gemm_ring_units(mode) * gemm_unit_bytes(mode);
   static constexpr uint32_t kScalesAt = 128, kStagesAt = kScalesAt + 2 * kRows * 4;
-  static constexpr int kStages = std::min(kGemmMostStages, kGemmStagesBytes / kStageBytes);
-  static constexpr uint32_t kSumsAt = kStagesAt + kStages * kStageBytes, kRingAt = kSumsAt + kTotalBytes, kSquaresAt = kRingAt + kWarps * kRingBytes;
+  static constexpr int kStages = std::min(kIsDense ? kGemmMostDenseStages : kGemmMostStages, kGemmStagesBytes / kStageBytes);
+  static constexpr uint32_t kSumsAt = kStagesAt + kStages * kStageBytes, kRingAt = kSumsAt + kSumsBytes, kSquaresAt = kRingAt + kWarps * kRingBytes;
   static constexpr int kScaleWarps = 3, kSharedBytes = kSquaresAt + (has_few_rows(n8) ? kScaleWarps * kRowSquaresBytes : 0);
   static_assert(kStages * 16 <= static_cast<int>(kScalesAt), "a counter of full stages and one of empty ones each");
 };
@@ -263,6 +268,43 @@ struct GemmRing {
   }
 };
 
+// The same of dense weights, tile by tile.
+template <typename Tile, int groups, bool is_shared>
+struct DenseRing {
+  using Tiles = GemmTiles<groups, is_shared>;
+  using Held = WeightChunk<GemmMode::kDense, 0, 1>;
+  static constexpr int kTiles = Tile::kRingTiles;
+
+  GemmWeightRuns<GemmMode::kDense, groups, is_shared> next;  // the run of the tile that is copied next
+  SharedPlace place;                                         // of this lane's part of the first
+
+  QSPEC_DEVICE void begin(const LinearSpec& spec, const Tiles& tiles, int rank, int warp) {
+    next.begin(spec, tiles, rank, warp);
+    place = shared_place(Tile::kRingAt + warp * Tile::kRingBytes + lane_index() * 16);
+    QSPEC_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) fetch(spec, tiles, tile);
+  }
+  // A tile of the run; one that comes later is copied to its place.
+  QSPEC_DEVICE void take(const LinearSpec& spec, const Tiles& tiles, int rank, int warp, int tile, Held& to) {
+    wait_async<kTiles - 1>();
+    QSPEC_UNROLL
+    for (int i = 0; i < Held::kLoads; ++i) to.high[i] = shared_load_16(place + (tile % kTiles * kDenseTileBytes + i * kWarp * 16));
+    const int later = (tile + kTiles) % kRunTiles;
+    if (later == 0) next.advance(spec, tiles, rank, warp);
+    fetch(spec, tiles, later);
+  }
+
+ private:
+  // Behind the last tile of k, zeros.
+  QSPEC_DEVICE void fetch(const LinearSpec& spec, const Tiles& tiles, int tile) const {
+    const bool is_there = next.at.run * kRunTiles + tile < spec.weight.k_tiles;
+    QSPEC_UNROLL
+    for (int i = 0; i < Held::kLoads; ++i)
+      if (!next.at.is_done(tiles)) copy_async_or_zero<16>(place + (tile % kTiles * kDenseTileBytes + i * kWarp * 16), next.place.high + tile * kDenseTileBytes + i * kWarp * 16, is_there);
+    commit_async();
+  }
+};
+
 // ---- The product --------------------------------------------------------------------------------------------------------------------------
 
 template <GemmMode mode, int n8, int groups, bool is_shared>
@@ -270,11 +312,10 @@ struct ClusterGemm {
   using Tile = GemmTile<mode, n8, groups>;
   using Tiles = GemmTiles<groups, is_shared>;
   static constexpr bool kIsDense = mode == GemmMode::kDense, kTakesTurns = groups == kGemmGroups;
-  static constexpr int kDenseTiles = n8 == kGemmRowBlocks ? 4 : 8;  // of dense weights in registers: with few rows they come faster
   static constexpr int kTogether = 4;    // row blocks whose sums are loaded together
   using Fragments = uint32_t[2][2][4];   // of a tile
   using Ring = GemmRing<kIsDense ? GemmMode::kHi : mode, n8, groups, is_shared>;
-  using DenseTile = WeightChunk<GemmMode::kDense, 0, 1>;
+  using Dense = DenseRing<Tile, groups, is_shared>;
 
   const ClusterGemmParams& params;
   const LinearSpec& spec;
@@ -284,10 +325,11 @@ struct ClusterGemm {
   GemmStage<Tile> stage;
   int parity = 0;        // of the tile: which rows' scales
   Accumulator<n8> sums;  // of the run
+  Accumulator<Tile::kHasSlices ? n8 : 1> slice;
   Ring ring;
   typename Ring::Unit weights;             // the unit that is multiplied next
-  GemmWeightRuns<GemmMode::kDense, groups, is_shared> dense;  // the run whose tiles are loaded next
-  DenseTile dense_tiles[kDenseTiles];
+  Dense dense;
+  typename Dense::Held dense_tiles[2];  // the one that is multiplied, and the next
 
   QSPEC_DEVICE ClusterGemm(const ClusterGemmParams& of, const Tiles& all) : params(of), spec(of.phase.linear), tiles(all), rank(is_shared ? 0 : gemm_cluster_rank()), warp(shuffle_from(thread_index() / kWarp, 0)), thread(thread_index()) {}
 
@@ -402,29 +444,21 @@ struct ClusterGemm {
     if (kTakesTurns) read(0);
   }
 
-  // ---- Dense weights, fragments already: a tile's registers are loaded anew while the tile behind it is multiplied ----
+  // ---- Dense weights, fragments already: a tile is read while the one before it is multiplied ----
 
-  QSPEC_DEVICE void load_dense(int tile) { dense_tiles[tile % kDenseTiles].load(dense.place, tile, 0, 0); }
+  QSPEC_DEVICE void take_dense(int tile) { dense.take(spec, tiles, rank, warp, tile, dense_tiles[tile % 2]); }
   QSPEC_DEVICE void multiply_dense_run() {
-    const int left = spec.weight.k_tiles - now.run * kRunTiles;
     GemmStage<Tile> before;
     QSPEC_UNROLL
     for (int tile = 0; tile < kRunTiles; ++tile) {
       const int unit = tile / kGemmUnitTiles, within = tile % kGemmUnitTiles;
-      DenseTile& held = dense_tiles[tile % kDenseTiles];
-      if (tile >= left) {
-        QSPEC_UNROLL
-        for (int i = 0; i < DenseTile::kLoads; ++i) held.high[i] = uint4{0, 0, 0, 0};
-      }
       Fragments a;
       QSPEC_UNROLL
-      for (int i = 0; i < 2; ++i) held.unpack(a[i], i, radix());
+      for (int i = 0; i < 2; ++i) dense_tiles[tile % 2].unpack(a[i], i, radix());
       if (within == 0) wait_for_stage(unit);
       multiply<false>(sums, a, WideInput(stage.place()).uniform(), within);
       wait_wide<1>();
-      const int later = (tile + kDenseTiles - 1) % kRunTiles;  // in the place of the tile before this one
-      if (later == 0) dense.advance(spec, tiles, rank, warp);
-      load_dense(later);
+      take_dense((tile + 1) % kRunTiles);
       if (within == 0 && unit > 0) release(before);
       if (within == kGemmUnitTiles - 1) before = stage, stage.advance();
     }
@@ -433,8 +467,7 @@ struct ClusterGemm {
   }
   QSPEC_DEVICE void begin_dense() {
     dense.begin(spec, tiles, rank, warp);
-    QSPEC_UNROLL
-    for (int i = 0; i < kDenseTiles - 1; ++i) load_dense(i);
+    take_dense(0);
   }
 
   // ---- Sums ----
@@ -456,22 +489,35 @@ struct ClusterGemm {
       }
     }
   }
-  QSPEC_DEVICE void store_slice(int c) {
+  QSPEC_DEVICE void store_sums(SharedPlace to, int c) const {
     const float(&v)[4] = sums.value[c];
-    shared_store_16(slice_at(c), uint4{bits_of_float(v[0]), bits_of_float(v[1]), bits_of_float(v[2]), bits_of_float(v[3])});
+    shared_store_16(to, uint4{bits_of_float(v[0]), bits_of_float(v[1]), bits_of_float(v[2]), bits_of_float(v[3])});
   }
-  QSPEC_DEVICE float4 load_slice(SharedPlace at) const {
+  QSPEC_DEVICE float4 load_sums(SharedPlace at) const {
     const uint4 w = shared_load_16(at);
     return {float_of_bits(w.x), float_of_bits(w.y), float_of_bits(w.z), float_of_bits(w.w)};
   }
+  QSPEC_DEVICE void add_to_slice() {
+    const bool is_first = now.run % kSliceRuns == 0;
+    QSPEC_UNROLL
+    for (int c = 0; c < n8; ++c)
+      QSPEC_UNROLL
+      for (int i = 0; i < 4; ++i) slice.value[c][i] = is_first ? sums.value[c][i] : slice.value[c][i] + sums.value[c][i];
+  }
   // The run's sums are there: on to the slice's, the tile's, and where they go.
   QSPEC_DEVICE void end_run() {
-    const bool is_last = now.run == tiles.runs - 1;
-    if (now.run % kSliceRuns > 0) add_behind([&](int c) { return load_slice(slice_at(c)); });
-    if (!is_last && now.run % kSliceRuns < kSliceRuns - 1) {
-      QSPEC_UNROLL
-      for (int c = 0; c < n8; ++c) store_slice(c);
-      return;
+    const bool is_last = now.run == tiles.runs - 1, ends_slice = is_last || now.run % kSliceRuns == kSliceRuns - 1;
+    if constexpr (Tile::kHasSlices) {
+      add_to_slice();
+      if (!ends_slice) return;
+      sums = slice;
+    } else {
+      if (now.run % kSliceRuns > 0) add_behind([&](int c) { return load_sums(slice_at(c)); });
+      if (!ends_slice) {
+        QSPEC_UNROLL
+        for (int c = 0; c < n8; ++c) store_sums(slice_at(c), c);
+        return;
+      }
     }
     if (now.run >= kSliceRuns) {
       wait_for_slices();
@@ -592,7 +638,7 @@ struct ClusterGemm {
     const bool is_up = tiles.is_up(warp);
     QSPEC_UNROLL
     for (int c = 0; c < n8; ++c)
-      if ((c < kHalf) == is_up) store_slice(c);
+      if ((c < kHalf) == is_up) store_sums(slice_at(c % kHalf), c);
   }
   QSPEC_DEVICE void store_pairs(int item, int first, int rows, int row, int column, SharedPlace row_scales) {
     const bool is_up = tiles.is_up(warp);
@@ -603,7 +649,7 @@ struct ClusterGemm {
     const int left = item < spec.num_items ? rows - 8 * first_block - row : 0;
     QSPEC_UNROLL
     for (int c = 0; c < kHalf; ++c) {
-      const float4 theirs = load_slice(slice_at(first_block + c) + static_cast<uint32_t>(other));
+      const float4 theirs = load_sums(slice_at(c) + static_cast<uint32_t>(other));
       const float of_other[4] = {theirs.x, theirs.y, theirs.z, theirs.w};
       float gate[4], up[4];
       QSPEC_UNROLL
