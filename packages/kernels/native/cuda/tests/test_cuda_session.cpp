@@ -1,7 +1,9 @@
 // The CUDA backend against the scalar reference, and against itself: a row's bits don't depend on its batch, a round's text not on its drafts.
 // Runs on a GPU, and over the emulator where there is none.
 #include <cstdio>
+#include <functional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "cuda_fixture.h"
@@ -945,6 +947,53 @@ QSPEC_TEST(text_is_the_same_with_any_gamma_and_any_drafter) {
       });
       QSPEC_EXPECT_BITS(mixed.tokens.data(), plain.tokens.data(), plain.tokens.size(), text("%d bits, mixed proposals", bits));
     }
+  }
+}
+
+// All of them at once, each on a thread of its own; where the device is emulated, which is one at a time, one after the other.
+void run_together(const std::vector<std::function<void()>>& tasks) {
+#if defined(QSPEC_CUDA_EMULATED)
+  for (const auto& task : tasks) task();
+#else
+  std::vector<std::thread> threads;
+  for (const auto& task : tasks) threads.emplace_back(task);
+  for (std::thread& thread : threads) thread.join();
+#endif
+}
+// One session drafts and verifies, one takes prompts whose linears blocks share, and a third is made anew, with its weights, again and again: kernels of all of them are on the
+// device together, and some wait for other blocks of their own. Each gives what it gives alone.
+QSPEC_TEST(sessions_share_a_device) {
+  constexpr int kTurns = 6;
+  Model talking({}, all("nested"), 0, 5);
+  LlamaShape deep;
+  deep.hidden = 256, deep.intermediate = 4352, deep.layers = 2, deep.head_dim = 128;
+  const auto deep_spec = [](const std::string& name) { return name == "embedding" || name == "head" ? dense_spec(DenseType::kBf16) : int4_spec(128); };
+  Model reading(deep, deep_spec, 0, 6);
+  auto talks = make_session(cuda_backend(), talking, speculative_spec(16)), reads = make_session(cuda_backend(), reading, {});
+  const std::vector<int32_t> prompt = random_tokens(9, talking.shape().vocab, 51), text_read = random_tokens(90, deep.vocab, 52), pages = some_pages(6);
+  std::vector<int32_t> said[kTurns];
+  std::vector<float> read[kTurns], remade[kTurns];
+  const auto talk = [&](int turn) { said[turn] = generate(*talks, prompt, sampler(0.9f), turn % 2 ? 3 : 0, 24).tokens; };
+  const auto take_prompt = [&](int turn) { read[turn] = forward_all(*reads, text_read, 90, pages); };
+  const auto make_anew = [&](int turn) {
+    Model model({}, all("bf16"), 0, 7);
+    auto session = make_session(cuda_backend(), model, {});
+    if (session) remade[turn] = forward_all(*session, prompt, 4, pages);
+  };
+  talk(0), take_prompt(0), make_anew(0);
+  const auto turns_of = [](const auto& task) {
+    return [&task] {
+      for (int turn = 1; turn < kTurns; ++turn) task(turn);
+    };
+  };
+  run_together({turns_of(talk), turns_of(take_prompt), turns_of(make_anew)});
+  for (int turn = 1; turn < kTurns; ++turn) {
+    const bool is_whole = said[turn].size() == said[0].size() && read[turn].size() == read[0].size() && remade[turn].size() == remade[0].size();
+    QSPEC_EXPECT(is_whole);
+    if (!is_whole) return;
+    QSPEC_EXPECT_BITS(said[turn].data(), said[0].data(), said[0].size(), text("text, turn %d", turn));
+    QSPEC_EXPECT_BITS(read[turn].data(), read[0].data(), read[0].size(), text("prompt, turn %d", turn));
+    QSPEC_EXPECT_BITS(remade[turn].data(), remade[0].data(), remade[0].size(), text("a session made anew, turn %d", turn));
   }
 }
 
