@@ -28,28 +28,40 @@ struct NormKernelParams {
   int width, runs;
   uint32_t by_runs;  // reciprocal
 };
+// A row block's run in shared memory, as in memory, but for a pad behind each eight rows' words, so that a row's lie in different banks.
+constexpr int kNormWordBytes = kWideWordBytes + 16, kNormBytes = kRunK / 32 * 4 * kNormWordBytes;
+// A block takes a run of eight rows, a warp a row. Each has 16 bytes here and there of what lies together: they pass through shared memory and are stored in their order.
 QSPEC_KERNEL(kWarps * kWarp, 4) norm_kernel(const QSPEC_GRID_CONSTANT NormKernelParams params) {
-  const int lane = lane_index(), task = block_index() * kWarps + thread_index() / kWarp, row = quotient(task, params.by_runs), run = task - row * params.runs;
+  const int thread = thread_index(), warp = thread / kWarp, lane = lane_index(), row_block = quotient(block_index(), params.by_runs), run = block_index() - row_block * params.runs;
+  const int row = 8 * row_block + warp, first = run * kRunK;
   let_next_kernel_begin();
   const int rows = load_constant(&params.batch->rows);
-  float v[kRunValues], w[kRunValues];
+  float v[kRunValues] = {}, w[kRunValues];
   load_run(params.weight, params.width, run, lane, w);
   wait_for_previous_kernel();
-  if (row >= rows) return;
-  load_run(params.input + static_cast<int64_t>(row) * params.width, params.width, run, lane, v);
-  const RunSquares squares = squares_of(v);
-  const float sum = run_squares(squares, 4);
-  if (lane == 0) params.squares[row * params.runs + run] = sum;
-  const int first = run * kRunK + run_element(lane, 0), end = (params.width + kTileK - 1) / kTileK * kTileK;
-  uint8_t* to = params.x + x_offset(params.blocks, row, first);
-  const int64_t stride = x_offset(params.blocks, 0, run_element(0, 1));
+  if (row < rows) {
+    load_run(params.input + static_cast<int64_t>(row) * params.width, params.width, run, lane, v);
+    const RunSquares squares = squares_of(v);
+    const float sum = run_squares(squares, 4);
+    if (lane == 0) params.squares[row * params.runs + run] = sum;
+  }
   QSPEC_UNROLL
-  for (int i = 0; i < kRunValues / 4; ++i, to += stride) {
-    if (first + run_element(0, i) >= end) return;
+  for (int i = 0; i < kRunValues / 4; ++i) {
     QSPEC_UNROLL
     for (int e = 0; e < 4; ++e) v[4 * i + e] *= w[4 * i + e];
-    *reinterpret_cast<uint32_t*>(to) = pack_bf16(v[4 * i], v[4 * i + 1]);
-    *reinterpret_cast<uint32_t*>(to + kWideWordBytes) = pack_bf16(v[4 * i + 2], v[4 * i + 3]);
+    const int k = run_element(lane, i);
+    const uint32_t to = (k / 32 * 4 + k % 8 / 2) * kNormWordBytes + warp * 16 + k % 32 / 8 * 4;
+    shared_store_4(to, pack_bf16(v[4 * i], v[4 * i + 1]));
+    shared_store_4(to + kNormWordBytes, pack_bf16(v[4 * i + 2], v[4 * i + 3]));
+  }
+  named_barrier(kBlockBarrier, kWarps * kWarp);
+  const int tiles = (params.width + kTileK - 1) / kTileK - run * kRunTiles;  // maybe more than the run's
+  uint8_t* const x = params.x + x_offset(params.blocks, 8 * row_block, first);
+  QSPEC_UNROLL
+  for (int i = 0; i < kRunTiles * kWideBlockBytes / 16 / (kWarps * kWarp); ++i) {
+    const int of_run = (i * kWarps * kWarp + thread) * 16, tile = of_run / kWideBlockBytes, word = of_run / kWideWordBytes, of_word = of_run % kWideWordBytes;
+    if (tile < tiles && 8 * row_block + of_word / 16 < rows)
+      *reinterpret_cast<uint4*>(x + static_cast<int64_t>(tile) * x_tile_bytes(params.blocks) + of_run % kWideBlockBytes) = shared_load_16(word * kNormWordBytes + of_word);
   }
 }
 
@@ -59,9 +71,12 @@ Status launch_rows(int rows, const RowsKernelParams& params, cudaStream_t stream
   const RowsSpec& spec = params.phase.source;
   const XForm& x = params.phase.x;
   const int runs = (spec.width + kRunK - 1) / kRunK;
-  const LaunchShape shape{(rows * runs + kWarps - 1) / kWarps, kWarps * kWarp, 0, false, true};
-  if (spec.source != RowSource::kNorm || spec.hadamard_shift != 0 || spec.delta != nullptr || has_tile_squares(params.blocks)) return launch(rows_kernel, shape, stream, "rows kernel", params);
-  return launch(norm_kernel, shape, stream, "norm kernel", NormKernelParams{spec.input, spec.norm_weight, x.data, x.squares, params.batch, params.blocks, spec.width, runs, reciprocal_of(runs)});
+  const auto shape = [](int blocks, size_t shared_bytes) { return LaunchShape{blocks, kWarps * kWarp, shared_bytes, false, true}; };
+  if (spec.source != RowSource::kNorm || spec.hadamard_shift != 0 || spec.delta != nullptr || has_tile_squares(params.blocks))
+    return launch(rows_kernel, shape((rows * runs + kWarps - 1) / kWarps, 0), stream, "rows kernel", params);
+  static_assert(kWarps == 8, "a row block's");
+  const NormKernelParams norm{spec.input, spec.norm_weight, x.data, x.squares, params.batch, params.blocks, spec.width, runs, reciprocal_of(runs)};
+  return launch(norm_kernel, shape((rows + 7) / 8 * runs, kNormBytes), stream, "norm kernel", norm);
 }
 
 }  // namespace qspec::cuda
