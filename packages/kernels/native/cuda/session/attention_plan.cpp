@@ -37,7 +37,7 @@ constexpr double kPromptSplitTime = 0.5, kOfEachPromptWarpgroup = 0.65;
 constexpr double kFoldsTime = 0.8, kFoldsByteTime = 0.46e-6;  // of the kernel that folds; in the step kernel a team
 constexpr double kFoldTime = 0.8;      // does,
 constexpr double kFoldTurnTime = 1.1;  // for up to eight results of each thread's outputs
-constexpr double kLittleL1Time = 10;   // of the linears behind it
+constexpr double kLastStepTime = 10;   // of a kernel that takes the last step of shared memory, among others that don't
 constexpr int kMostTurns = 8;          // of splits or chunks that are worth a try
 constexpr size_t kMostTeamBytes = 160 << 10, kMostRingBytes = 96 << 10;  // of shared memory, with up to eight columns and the shortest rings, and with longer ones: the rest is L1
 
@@ -108,7 +108,7 @@ class Planner {
     for (int num_teams = 1; num_teams <= std::max<int64_t>(most, 1); ++num_teams) {
       const TeamShare share = share_of(geometry_, way, team_warps, num_teams);
       if (share.num_teams == 0) break;
-      const double time = cost(share, items) + l1_cost(share);
+      const double time = cost(share, items) + last_step_cost(share);
       if (time < least) least = time, out_->share = share;
     }
     return least;
@@ -144,10 +144,10 @@ class Planner {
     const double item = (by_columns ? item_times.columns : by_tiles ? kTilesItemTime : is_wide ? item_times.wide_splits : item_times.splits) + item_times.of_each_warp * warps;
     return static_cast<double>(turns) * (item + of_warp * split + (segments - 1) * item_times.unit) + fold_cost(share);
   }
-  // Dense weights come through what attention before them left of L1: with less, a layer of few rows takes a tenth longer.
-  double l1_cost(const TeamShare& share) const {
-    const bool is_little = static_cast<size_t>(share.num_teams) * share.team_bytes > kMostTeamBytes;
-    return is_long_ && positions_.size() <= kMaxStepRows && is_little ? kLittleL1Time : 0;
+  // A layer of few rows takes a tenth longer where attention takes the last step of shared memory, whatever the weights (measured; not explained).
+  double last_step_cost(const TeamShare& share) const {
+    const bool is_last = static_cast<size_t>(share.num_teams) * share.team_bytes > kMostTeamBytes;
+    return is_long_ && positions_.size() <= kMaxStepRows && is_last ? kLastStepTime : 0;
   }
   int columns() const { return block_rows_ * geometry_.num_heads / geometry_.num_kv_heads; }
   double fold_cost(const TeamShare& share) const {
