@@ -59,8 +59,17 @@ bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight) {
   return mode == GemmMode::kDense || ((mode == GemmMode::kHi || mode == GemmMode::kHiLo) && weight.group_size == kGemmGroupSize);
 }
 int gemm_blocks(int num_blocks) { return std::max(num_blocks / kClusterBlocks, 1) * kClusterBlocks; }
+template <GemmMode mode>
+constexpr int most_shared_bytes() {
+  constexpr int kHalf = kGemmRowBlocks / 2, kQuarter = kGemmRowBlocks / 4;
+  constexpr int kMost = std::max({GemmTile<mode, kGemmRowBlocks, kGemmGroups>::kSharedBytes, GemmTile<mode, kHalf, kGemmGroups>::kSharedBytes, GemmTile<mode, kQuarter, kGemmGroups>::kSharedBytes});
+  if (mode == GemmMode::kDense) return kMost;  // has no tiles of more groups
+  return std::max(kMost, GemmTile<mode, kQuarter, kGemmMoreGroups>::kSharedBytes);
+}
 size_t cluster_gemm_shared_bytes() {
-  return std::max({GemmTile<GemmMode::kDense, kGemmRowBlocks, kGemmGroups>::kSharedBytes, GemmTile<GemmMode::kHi, kGemmRowBlocks, kGemmGroups>::kSharedBytes, GemmTile<GemmMode::kHiLo, kGemmRowBlocks, kGemmGroups>::kSharedBytes});
+  constexpr int kBytes = std::max({most_shared_bytes<GemmMode::kDense>(), most_shared_bytes<GemmMode::kHi>(), most_shared_bytes<GemmMode::kHiLo>()});
+  static_assert(kBytes <= 227 * 1024, "what a block of compute capability 9.0 can have");
+  return kBytes;
 }
 
 // A tile of fewer rows takes more time a row, but more tiles go more evenly round the grid. Where there are fewer tiles than blocks, some can share each.
