@@ -101,10 +101,12 @@ struct RowBlocks {
   QSPEC_HOST_DEVICE constexpr bool is_wide() const { return blocks >= kWideRowBlocks; }
   QSPEC_HOST_DEVICE constexpr bool is_for_groups() const { return blocks >= kGroupRowBlocks; }
 };
+// Where element k (even) of row r lies in its row block's half tile, if words are transposed.
+QSPEC_HOST_DEVICE constexpr int wide_word_at(int r, int k) { return k % 8 / 2 * kWideWordBytes + r % 8 * 16 + k % 32 / 8 * 4; }
 // Byte offset in bf16 x-form of element k (even) of row r, in a buffer whose first tile is k tile 0. The pair k, k + 1 lies together.
 QSPEC_HOST_DEVICE constexpr int64_t x_offset(const RowBlocks& b, int r, int k) {
   const int64_t half = (static_cast<int64_t>(k / 64) * b.blocks + r / 8) * 2 + k % 64 / 32;
-  if (b.is_for_groups()) return half * kWideHalfBytes + k % 8 / 2 * kWideWordBytes + r % 8 * 16 + k % 32 / 8 * 4;
+  if (b.is_for_groups()) return half * kWideHalfBytes + wide_word_at(r, k);
   return (half * b.rows + r % 8) * 64 + k % 32 * 2;
 }
 QSPEC_HOST_DEVICE constexpr int x_tile_bytes(const RowBlocks& b) { return b.columns() * 128; }

@@ -53,12 +53,6 @@ int num_tiles(const LinearSpec& spec, int rows, const TileKind& kind, bool is_sh
   return kind.groups == kGemmGroups ? count(std::integral_constant<int, kGemmGroups>()) : count(std::integral_constant<int, kGemmMoreGroups>());
 }
 
-}  // namespace
-
-bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight) {
-  return mode == GemmMode::kDense || ((mode == GemmMode::kHi || mode == GemmMode::kHiLo) && weight.group_size == kGemmGroupSize);
-}
-int gemm_blocks(int num_blocks) { return std::max(num_blocks / kClusterBlocks, 1) * kClusterBlocks; }
 template <GemmMode mode>
 constexpr int most_shared_bytes() {
   constexpr int kHalf = kGemmRowBlocks / 2, kQuarter = kGemmRowBlocks / 4;
@@ -66,6 +60,13 @@ constexpr int most_shared_bytes() {
   if (mode == GemmMode::kDense) return kMost;  // has no tiles of more groups
   return std::max(kMost, GemmTile<mode, kQuarter, kGemmMoreGroups>::kSharedBytes);
 }
+
+}  // namespace
+
+bool has_cluster_gemm(GemmMode mode, const DeviceWeight& weight) {
+  return mode == GemmMode::kDense || ((mode == GemmMode::kHi || mode == GemmMode::kHiLo) && weight.group_size == kGemmGroupSize);
+}
+int gemm_blocks(int num_blocks) { return std::max(num_blocks / kClusterBlocks, 1) * kClusterBlocks; }
 size_t cluster_gemm_shared_bytes() {
   constexpr int kBytes = std::max({most_shared_bytes<GemmMode::kDense>(), most_shared_bytes<GemmMode::kHi>(), most_shared_bytes<GemmMode::kHiLo>()});
   static_assert(kBytes <= 227 * 1024, "what a block of compute capability 9.0 can have");

@@ -29,7 +29,8 @@ struct NormKernelParams {
   uint32_t by_runs;  // reciprocal
 };
 // A row block's run in shared memory, as in memory, but for a pad behind each eight rows' words, so that a row's lie in different banks.
-constexpr int kNormWordBytes = kWideWordBytes + 16, kNormBytes = kRunK / 32 * 4 * kNormWordBytes;
+constexpr int kNormWordBytes = kWideWordBytes + 16, kNormBytes = kRunTiles * kWideBlockBytes / kWideWordBytes * kNormWordBytes;
+QSPEC_DEVICE uint32_t norm_place(int at) { return at / kWideWordBytes * kNormWordBytes + at % kWideWordBytes; }
 // A block takes a run of eight rows, a warp a row. Each has 16 bytes here and there of what lies together: they pass through shared memory and are stored in their order.
 QSPEC_KERNEL(kWarps * kWarp, 4) norm_kernel(const QSPEC_GRID_CONSTANT NormKernelParams params) {
   const int thread = thread_index(), warp = thread / kWarp, lane = lane_index(), row_block = quotient(block_index(), params.by_runs), run = block_index() - row_block * params.runs;
@@ -50,7 +51,7 @@ QSPEC_KERNEL(kWarps * kWarp, 4) norm_kernel(const QSPEC_GRID_CONSTANT NormKernel
     QSPEC_UNROLL
     for (int e = 0; e < 4; ++e) v[4 * i + e] *= w[4 * i + e];
     const int k = run_element(lane, i);
-    const uint32_t to = (k / 32 * 4 + k % 8 / 2) * kNormWordBytes + warp * 16 + k % 32 / 8 * 4;
+    const uint32_t to = norm_place(k / 32 * kWideHalfBytes + wide_word_at(warp, k));
     shared_store_4(to, pack_bf16(v[4 * i], v[4 * i + 1]));
     shared_store_4(to + kNormWordBytes, pack_bf16(v[4 * i + 2], v[4 * i + 3]));
   }
@@ -59,9 +60,9 @@ QSPEC_KERNEL(kWarps * kWarp, 4) norm_kernel(const QSPEC_GRID_CONSTANT NormKernel
   uint8_t* const x = params.x + x_offset(params.blocks, 8 * row_block, first);
   QSPEC_UNROLL
   for (int i = 0; i < kRunTiles * kWideBlockBytes / 16 / (kWarps * kWarp); ++i) {
-    const int of_run = (i * kWarps * kWarp + thread) * 16, tile = of_run / kWideBlockBytes, word = of_run / kWideWordBytes, of_word = of_run % kWideWordBytes;
-    if (tile < tiles && 8 * row_block + of_word / 16 < rows)
-      *reinterpret_cast<uint4*>(x + static_cast<int64_t>(tile) * x_tile_bytes(params.blocks) + of_run % kWideBlockBytes) = shared_load_16(word * kNormWordBytes + of_word);
+    const int of_run = (i * kWarps * kWarp + thread) * 16, tile = of_run / kWideBlockBytes, of_block = of_run % kWideWordBytes / 16;
+    if (tile < tiles && 8 * row_block + of_block < rows)
+      *reinterpret_cast<uint4*>(x + static_cast<int64_t>(tile) * x_tile_bytes(params.blocks) + of_run % kWideBlockBytes) = shared_load_16(norm_place(of_run));
   }
 }
 
